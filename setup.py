@@ -1,0 +1,58 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# What paramap_d2 imports, Detectron2 apart: it is not published under its own name. Whoever has it keeps
+# theirs; tools/get_detectron2.py installs it for everyone else.
+REQUIRES = [
+    "torch>=2.1",
+    "torchvision",
+    "numpy",
+    "Pillow",
+    "matplotlib",
+    "tensorboard",
+    "fvcore",
+    "iopath",
+    "yacs",
+    "omegaconf<2.4",
+    "pycocotools",
+    "deap>=1.4",
+    "pebble>=5.0",
+    "rich",
+    "jinja2",
+]
+
+# What Detectron2 imports besides. Its model_zoo needs pkg_resources, which setuptools 81 no longer has.
+DETECTRON2_REQUIRES = [
+    "cloudpickle",
+    "hydra-core>=1.1",
+    "tabulate",
+    "termcolor",
+    "tqdm",
+    "black",
+    "packaging",
+    "setuptools<81",
+]
+
+readme = Path(__file__).parent / "README.md"
+
+setup(
+    name="paramap_d2",
+    version="0.1.0",
+    description="The searched Parameterized AP Loss for Detectron2",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["paramap_d2", "paramap_d2.*"]),
+    package_data={
+        "paramap_d2.losses": ["presets/*.json"],
+        "paramap_d2.search": ["*.html", "*.jinja*"],
+    },
+    install_requires=REQUIRES + DETECTRON2_REQUIRES,
+    extras_require={
+        "dev": ["pytest", "pytest-cov", "pytest-xdist", "hypothesis", "ruff"],
+        "detr": ["transformers", "scipy"],
+        "ray": ["ray"],
+    },
+)
