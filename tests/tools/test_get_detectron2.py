@@ -65,9 +65,7 @@ def carrier(folder, project="Carrier", version="1.0"):
         )
         archive.writestr(f"{info}/RECORD", "")
     wheel_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return path, tool.Source(
-        project, version, "Carrier", wheel_sha256, COMMIT, len(WANTED), slow_digest(WANTED)
-    )
+    return path, tool.Source(project, version, "Carrier", wheel_sha256, COMMIT, len(WANTED), slow_digest(WANTED))
 
 
 def with_pins(source, **pins):
@@ -213,9 +211,7 @@ def test_no_network_is_one_line_with_every_reason(monkeypatch, capsys, absent, n
     assert all(f"{name}: Connection refused" in message for name in asked) and "--from" in message
 
 
-def test_full_disk_while_downloading_asks_no_second_source(
-    monkeypatch, capsys, absent, no_install, temporary
-):
+def test_full_disk_while_downloading_asks_no_second_source(monkeypatch, capsys, absent, no_install, temporary):
     asked = []
 
     def run_pip(*arguments):
@@ -228,12 +224,8 @@ def test_full_disk_while_downloading_asks_no_second_source(
     assert asked == ["EZannot==1.1.0"]
 
 
-@pytest.mark.parametrize(
-    ("number", "says"), [(errno.ENOSPC, "no space left"), (errno.EACCES, "Permission denied")]
-)
-def test_system_errors_are_one_line(
-    tmp_path, monkeypatch, capsys, absent, no_install, temporary, number, says
-):
+@pytest.mark.parametrize(("number", "says"), [(errno.ENOSPC, "no space left"), (errno.EACCES, "Permission denied")])
+def test_system_errors_are_one_line(tmp_path, monkeypatch, capsys, absent, no_install, temporary, number, says):
     path, source = carrier(tmp_path)
     monkeypatch.setattr(tool, "SOURCES", (source,))
 
@@ -248,9 +240,7 @@ def test_system_errors_are_one_line(
 
 
 @pytest.mark.parametrize("end", ["fails", "is interrupted"])
-def test_what_pip_left_behind_is_removed(
-    tmp_path, monkeypatch, capsys, absent, temporary, site_packages, end
-):
+def test_what_pip_left_behind_is_removed(tmp_path, monkeypatch, capsys, absent, temporary, site_packages, end):
     path, source = carrier(tmp_path)
     monkeypatch.setattr(tool, "SOURCES", (source,))
 

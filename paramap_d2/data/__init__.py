@@ -1,0 +1,24 @@
+"""Data sets, their evaluators, the search split and the SSD-style augmentation.
+
+Importing this package registers `shapes_{train,val,test}`, `bccd_{train,val,trainval,test}`,
+`coco_2017_train_{search,searchval}` and the user's own data sets (`PARAMAP_DATASETS`). It happens on import
+because spawned workers know only what they import.
+"""
+
+from . import bccd, coco, shapes  # noqa: F401  (registration)
+from .augmentation import Expand, MinIoUCrop, SSDMapper, build_train_mapper, color_distortion
+from .catalog import DatasetError, check_datasets, datasets_root
+from .evaluation import VOCEvaluator, build_evaluator
+
+__all__ = [
+    "DatasetError",
+    "Expand",
+    "MinIoUCrop",
+    "SSDMapper",
+    "VOCEvaluator",
+    "build_evaluator",
+    "build_train_mapper",
+    "check_datasets",
+    "color_distortion",
+    "datasets_root",
+]

@@ -1,0 +1,67 @@
+"""Where the data sets live, and the check that they are there before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from ..errors import UserError
+
+__all__ = ["DatasetError", "check_datasets", "datasets_root"]
+
+# What to tell a user whose folder is missing, beside the environment variable.
+_HOMES = {
+    "bccd": "BCCD's public home is the GitHub repository Shenggan/BCCD_Dataset",
+    "coco": "COCO's public home is cocodataset.org",
+    "voc": "Pascal VOC's public home is host.robots.ox.ac.uk/pascal/VOC",
+}
+
+
+class DatasetError(UserError):
+    """A data set is not registered, not there, or not readable. The message is one line for the user."""
+
+
+def datasets_root() -> Path:
+    """The folder that holds the data sets: `DETECTRON2_DATASETS`, or `datasets` as in Detectron2."""
+    return Path(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets")))
+
+
+def missing(name: str, path: str | os.PathLike[str]) -> DatasetError:
+    """The error for a data set whose file or folder `path` does not exist."""
+    home = _HOMES.get(name.split("_")[0], "")
+    return DatasetError(
+        f"data set '{name}' needs {os.fspath(path)}, which does not exist: set DETECTRON2_DATASETS "
+        f"to the folder that holds the data sets (now '{datasets_root()}')" + (f"; {home}" if home else "")
+    )
+
+
+def check_datasets(names: str | Iterable[str]) -> None:
+    """Raise unless every data set is registered and its files are there.
+
+    Meant for command lines, before a model is built or a worker started. Checks the annotation file, the
+    image folder, and for Pascal VOC's form the image list; it does not open every image. `shapes_*` are
+    drawn by the check if they are not there yet.
+
+    Args:
+        names: one name or several, as in `DATASETS.TRAIN`.
+
+    Raises:
+        DatasetError: names the first data set that cannot be used, and how to mend it.
+    """
+    for name in [names] if isinstance(names, str) else names:
+        if name not in DatasetCatalog:
+            near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see the names that Detectron2 lists"
+            raise DatasetError(f"data set '{name}' is not registered: {hint}")
+        metadata = MetadataCatalog.get(name)
+        paths = [metadata.get(key) for key in ("dirname", "json_file", "image_root")]
+        if metadata.get("dirname") and metadata.get("split"):
+            paths.append(os.path.join(metadata.dirname, "ImageSets", "Main", f"{metadata.split}.txt"))
+        for path in paths:
+            if path and not PathManager.exists(os.fspath(path)):
+                raise missing(name, path)

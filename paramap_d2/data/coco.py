@@ -1,0 +1,77 @@
+"""Registered beside Detectron2's own: the search split of COCO, and the user's own data sets from a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from .catalog import DatasetError
+
+__all__ = ["USER_DATASETS", "register_from_file"]
+
+logger = logging.getLogger(__name__)
+
+USER_DATASETS = "PARAMAP_DATASETS"  # environment variable: a file of the user's own data sets
+
+
+def _register_search_split() -> None:
+    """`coco_2017_train_search` and `coco_2017_train_searchval`, the files of tools/split_dataset.py."""
+    whole = MetadataCatalog.get("coco_2017_train")
+    stem, extension = os.path.splitext(whole.json_file)
+    known = {"thing_classes", "thing_colors", "thing_dataset_id_to_contiguous_id"}
+    classes = {key: value for key, value in whole.as_dict().items() if key in known}
+    for part in ("search", "searchval"):
+        register_coco_instances(f"coco_2017_train_{part}", classes, f"{stem}_{part}{extension}", whole.image_root)
+
+
+def register_from_file(path: str | os.PathLike[str]) -> list[str]:
+    """Register data sets in COCO form that a JSON file lists.
+
+    The file: {"my_train": {"json_file": "annotations/train.json", "image_root": "images"}, ...}; paths are
+    relative to the file's own folder. Named in the environment variable `PARAMAP_DATASETS`, it is read when
+    `paramap_d2.data` is imported, so that the workers of a search, which import anew, know the names too.
+
+    Args:
+        path: the file.
+
+    Returns:
+        the names.
+
+    Raises:
+        DatasetError: the file cannot be read or does not have this form, or a name is already taken.
+    """
+    path = Path(path)
+    try:
+        entries = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"cannot read the list of data sets {path}: {error}") from error
+    if not isinstance(entries, dict):
+        raise DatasetError(f"{path}: expected an object of data sets, found {type(entries).__name__}")
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or set(entry) != {"json_file", "image_root"}:
+            raise DatasetError(f"{path}: data set '{name}' needs exactly the keys json_file and image_root")
+        files = {key: str(path.parent / str(value)) for key, value in entry.items()}
+        if name in DatasetCatalog:
+            if all(MetadataCatalog.get(name).get(key) == value for key, value in files.items()):
+                continue
+            raise DatasetError(f"{path}: a data set of the name '{name}' is already registered")
+        register_coco_instances(name, {}, files["json_file"], files["image_root"])
+    return list(entries)
+
+
+def _register() -> None:
+    _register_search_split()
+    if os.environ.get(USER_DATASETS):
+        try:
+            register_from_file(os.environ[USER_DATASETS])
+        except DatasetError as error:
+            # An import should not fail for this; whoever asks for one of the names is told it is unknown.
+            logger.warning("%s: %s", USER_DATASETS, error)
+
+
+_register()

@@ -1,0 +1,26 @@
+"""The Parameterized AP Loss. Needs torch and nothing of Detectron2."""
+
+from .functions import FUNCTION_NAMES, SUBSTITUTIONS, PiecewiseLinear, RankingFunction, Sigmoid, Sqrt, Square
+from .loss_file import HEADS, HeadLoss, LossFileError, head_losses, list_presets, load_loss, save_loss
+from .parameterized_ap import APLossTerms, ParameterizedAPLoss
+from .quality import box_quality
+
+__all__ = [
+    "APLossTerms",
+    "FUNCTION_NAMES",
+    "HEADS",
+    "HeadLoss",
+    "LossFileError",
+    "ParameterizedAPLoss",
+    "PiecewiseLinear",
+    "RankingFunction",
+    "SUBSTITUTIONS",
+    "Sigmoid",
+    "Sqrt",
+    "Square",
+    "box_quality",
+    "head_losses",
+    "list_presets",
+    "load_loss",
+    "save_loss",
+]

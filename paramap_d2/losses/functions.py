@@ -1,0 +1,215 @@
+"""The shapes that the five functions of the loss can take.
+
+A function of the loss is applied in two ways: to a *difference* of two scores (``rank_numerator``,
+``rank_denominator``) and to a *quality* in [0, 1] (the other three). Each class here gives values and slopes for
+both, because the sums over all pairs of samples have a backward pass of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FUNCTION_NAMES = (
+    "rank_numerator",
+    "sample_quality",
+    "positive_weight",
+    "positive_quality",
+    "rank_denominator",
+)
+"""The five functions of a head, in the order in which a genome holds them."""
+
+MIN_GAP = 1e-6
+"""Two control points closer than this in x are refused: the slope between them would be lost in rounding."""
+
+
+class RankingFunction:
+    """One of the five functions. Subclasses give value and slope on the unit interval.
+
+    The argument u of :meth:`value` and :meth:`slope` is a tensor of any shape with entries in [0, 1]; slopes at a
+    corner are those of the piece to its right.
+    """
+
+    #: Differences below -1 give exactly 0 and above 1 exactly 1, with slope 0.
+    saturates = True
+
+    def value(self, u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def slope(self, u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def of_difference(self, d: Tensor) -> Tensor:
+        """f(clamp(d/2 + 1/2, 0, 1)) for score differences d of any shape; ±inf are allowed."""
+        return self.value((d / 2 + 0.5).clamp(0, 1))
+
+    def slope_of_difference(self, d: Tensor) -> Tensor:
+        """The derivative of :meth:`of_difference`; 0 outside of -1 <= d < 1."""
+        u = (d / 2 + 0.5).clamp(0, 1)
+        return torch.where((d >= -1) & (d < 1), self.slope(u) / 2, 0.0)
+
+    def of_quality(self, q: Tensor) -> Tensor:
+        """f(q) for qualities q of any shape in [0, 1] (values outside are clamped); differentiable in q."""
+        return _OfQuality.apply(q, self)
+
+    def quality_value_and_slope(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        u = q.clamp(0, 1)
+        return self.value(u), torch.where((q >= 0) & (q <= 1), self.slope(u), 0.0)
+
+    def to_json(self) -> str | list[list[float]]:
+        """What stands for this function in a loss file."""
+        raise NotImplementedError
+
+
+class _OfQuality(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, function):
+        value, slope = function.quality_value_and_slope(q)
+        ctx.save_for_backward(slope)
+        return value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None
+
+
+class PiecewiseLinear(RankingFunction):
+    """A monotone function on [0, 1] that is linear between control points (the paper's Sec. 3.2).
+
+    Args:
+        points: (x, y) pairs, (0, 0) first and (1, 1) last, x strictly increasing (by at least 1e-6), y non-decreasing.
+
+    Raises:
+        ValueError: names the first control point that breaks a rule.
+    """
+
+    def __init__(self, points: Sequence[Sequence[float]]):
+        self.points = _checked(points)
+        self.x = tuple(x for x, _ in self.points)
+        self.y = tuple(y for _, y in self.points)
+        self.slopes = tuple(
+            (y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in zip(self.points, self.points[1:], strict=False)
+        )
+        self._tensors: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
+
+    @classmethod
+    def identity(cls) -> PiecewiseLinear:
+        return cls([(0.0, 0.0), (1.0, 1.0)])
+
+    def _as_tensors(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Inner x, all x, all y and slopes, in u's type and on its device; kept, so that a step copies nothing."""
+        key = u.dtype, u.device
+        if key not in self._tensors:
+            self._tensors[key] = tuple(
+                torch.tensor(v, dtype=u.dtype, device=u.device) for v in (self.x[1:-1], self.x, self.y, self.slopes)
+            )
+        return self._tensors[key]
+
+    def value(self, u: Tensor) -> Tensor:
+        inner, x, y, slopes = self._as_tensors(u)
+        piece = torch.bucketize(u, inner, right=True)
+        return y[piece] + slopes[piece] * (u - x[piece])
+
+    def slope(self, u: Tensor) -> Tensor:
+        inner, _, _, slopes = self._as_tensors(u)
+        return slopes[torch.bucketize(u, inner, right=True)]
+
+    def to_json(self) -> list[list[float]]:
+        return [list(p) for p in self.points]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PiecewiseLinear) and self.points == other.points
+
+    def __hash__(self) -> int:
+        return hash(self.points)
+
+    def __repr__(self) -> str:
+        return f"PiecewiseLinear({[tuple(round(v, 4) for v in p) for p in self.points]})"
+
+
+def _checked(points: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    try:
+        pairs = tuple((float(x), float(y)) for x, y in points)
+    except (TypeError, ValueError):
+        raise ValueError(f"control points must be a list of (x, y) pairs of numbers, not {points!r}") from None
+    if len(pairs) < 2:
+        raise ValueError(f"a function needs at least the two end points (0, 0) and (1, 1); it has {len(pairs)}")
+    for i, (x, y) in enumerate(pairs):
+        if not (math.isfinite(x) and math.isfinite(y) and 0 <= x <= 1 and 0 <= y <= 1):
+            raise ValueError(f"control point {i} is ({x:g}, {y:g}), outside of the unit square")
+    if pairs[0] != (0.0, 0.0):
+        raise ValueError(f"control point 0 must be (0, 0), not ({pairs[0][0]:g}, {pairs[0][1]:g})")
+    if pairs[-1] != (1.0, 1.0):
+        i, (x, y) = len(pairs) - 1, pairs[-1]
+        raise ValueError(f"control point {i}, the last, must be (1, 1), not ({x:g}, {y:g})")
+    for i, ((x0, y0), (x1, y1)) in enumerate(zip(pairs, pairs[1:], strict=False), start=1):
+        if x1 - x0 < MIN_GAP:
+            raise ValueError(
+                f"control point {i} has x = {x1:g}, not at least {MIN_GAP:g} above the x = {x0:g} of point {i - 1}"
+            )
+        if y1 < y0:
+            raise ValueError(f"control point {i} has y = {y1:g}, below the y = {y0:g} of point {i - 1}")
+    return pairs
+
+
+class Square(RankingFunction):
+    """u² of the clamped difference, q² of a quality (the paper's Table 3)."""
+
+    def value(self, u: Tensor) -> Tensor:
+        return u * u
+
+    def slope(self, u: Tensor) -> Tensor:
+        return 2 * u
+
+    def to_json(self) -> str:
+        return "square"
+
+
+class Sqrt(RankingFunction):
+    """√u of the clamped difference, √q of a quality (Table 3).
+
+    The root's slope is infinite at 0: below u = 1e-4 the slope used in the backward pass is that at 1e-4, 50.
+    """
+
+    def value(self, u: Tensor) -> Tensor:
+        return u.sqrt()
+
+    def slope(self, u: Tensor) -> Tensor:
+        return 0.5 / u.clamp(min=1e-4).sqrt()
+
+    def to_json(self) -> str:
+        return "sqrt"
+
+
+class Sigmoid(RankingFunction):
+    """σ(d) of the difference, which is not clamped, and σ(2q − 1) of a quality (Table 3)."""
+
+    saturates = False
+
+    def of_difference(self, d: Tensor) -> Tensor:
+        return d.sigmoid()
+
+    def slope_of_difference(self, d: Tensor) -> Tensor:
+        s = d.sigmoid()
+        return s * (1 - s)
+
+    def quality_value_and_slope(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        s = (2 * q - 1).sigmoid()
+        return s, 2 * s * (1 - s)
+
+    def to_json(self) -> str:
+        return "sigmoid"
+
+
+SUBSTITUTIONS = {
+    "sigmoid": Sigmoid,
+    "sqrt": Sqrt,
+    "linear": PiecewiseLinear.identity,
+    "square": Square,
+}
+"""The handcrafted substitutions of the paper's Table 3, by name."""

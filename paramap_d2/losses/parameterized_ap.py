@@ -1,0 +1,229 @@
+"""The Parameterized AP Loss (Tao et al., "Searching Parameterized AP Loss for Object Detection", NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .functions import FUNCTION_NAMES, PiecewiseLinear, RankingFunction
+from .pairwise import pairwise_sums
+from .ranking_sums import SCORE_LIMIT, ranking_sums
+
+EMPTY_DENOMINATOR = 1e-6
+"""A positive whose ``rank_denominator`` sum is at or below this has no detection counted at or above it, itself
+included (the function is 0 up to equal scores): it has no precision, and its ranking term is 0."""
+
+
+class APLossTerms(NamedTuple):
+    """The two terms of the loss, scalars; the loss is their sum."""
+
+    ranking: Tensor
+    localization: Tensor
+
+
+class ParameterizedAPLoss(nn.Module):
+    """Average Precision of one head's samples, its non-differentiable parts replaced by five functions::
+
+        L = 1/|P| · Σ_{i∈P} [ 1 − positive_quality(q_i)
+                              + positive_weight(q_i) · Σ_j rank_numerator(s_j − s_i) · (1 − sample_quality(q_j))
+                                                      / Σ_j rank_denominator(s_j − s_i) ]
+
+    with both sums over all samples that are not ignored (Eq. 7 of the paper, in the form of its released code).
+    Piecewise-linear ranking functions take O((N + P) log P) time; others take N·P, in bounded memory.
+
+    Args:
+        functions: all five, by name (:data:`FUNCTION_NAMES`).
+        block_gradient: whether ``rank_denominator`` is held constant in the backward pass (the paper's Table 1).
+        top_k: keep only the k samples of highest score, as the released code does with 100,000; equal scores are kept
+            in the order of their indices. None keeps all.
+        grad_scale: factor on the gradient that reaches the qualities, and with them the box branch; the value of the
+            loss does not change.
+
+    Raises:
+        ValueError: a function is missing, unknown or not a :class:`RankingFunction`; ``top_k`` or ``grad_scale`` not
+            positive.
+    """
+
+    def __init__(
+        self,
+        functions: Mapping[str, RankingFunction],
+        block_gradient: bool = True,
+        top_k: int | None = None,
+        grad_scale: float = 1.0,
+    ):
+        super().__init__()
+        self.functions = checked_functions(functions)
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be None or at least 1, not {top_k}")
+        if not 0 < grad_scale < float("inf"):
+            raise ValueError(f"grad_scale must be a positive number, not {grad_scale}")
+        self.block_gradient = block_gradient
+        self.top_k = top_k
+        self.grad_scale = float(grad_scale)
+        no_quality = torch.zeros((), dtype=torch.float64, device="cpu")
+        self.unrated_weight = 1 - float(self.functions["sample_quality"].of_quality(no_quality))
+
+    def extra_repr(self) -> str:
+        shapes = "\n".join(f"{name}={function!r}" for name, function in self.functions.items())
+        return f"{shapes}\nblock_gradient={self.block_gradient}, top_k={self.top_k}, grad_scale={self.grad_scale:g}"
+
+    def forward(self, scores: Tensor, quality: Tensor, targets: Tensor) -> Tensor:
+        """
+        Args:
+            scores: (N,) logits, any floating type; half precision is computed in float32. −inf lies below every
+                window. NaN or +inf makes the loss NaN, so that a training loop's own check stops the run.
+            quality: (N,) in [0, 1], how well each sample's box fits its object; 0 where the sample is no positive.
+                NaN or ±inf makes the loss NaN.
+            targets: (N,) integers: 1 positive, 0 negative, −1 ignored.
+
+        Returns:
+            A scalar of the scores' type (float32 for half precision). Without a positive it is 0 and still connected
+            to scores and quality.
+
+        Raises:
+            ValueError: shapes or types do not fit, or a target is none of the three. On a GPU the targets' values are
+                checked by a device-side assertion, without waiting for it.
+        """
+        _check(scores, quality, targets)
+        positives = (targets == 1).nonzero().squeeze(1)
+        rated_negatives = ((quality.detach() != 0) & (targets == 0)).nonzero().squeeze(1)
+        # Ignored samples and samples at −inf are the same to every sum.
+        scores = torch.where(targets >= 0, scores, -torch.inf)
+        terms = self.terms(
+            scores,
+            positives,
+            quality.index_select(0, positives),
+            *((rated_negatives, quality.index_select(0, rated_negatives)) if len(rated_negatives) else ()),
+        )
+        return terms.ranking + terms.localization
+
+    def terms(
+        self,
+        scores: Tensor,
+        positives: Tensor,
+        quality: Tensor,
+        rated_negatives: Tensor | None = None,
+        negative_quality: Tensor | None = None,
+    ) -> APLossTerms:
+        """The loss from positives by index, so that a head need not make an (N,) tensor of qualities.
+
+        Args:
+            scores: (N,) logits; ignored samples stand at −inf.
+            positives: (P,) int64 indices into scores.
+            quality: (P,) in [0, 1], theirs.
+            rated_negatives: (E,) int64 indices of negatives with a quality other than 0, if there are any.
+            negative_quality: (E,) theirs.
+        """
+        dtype = scores.dtype if scores.dtype == torch.float64 else torch.float32
+        scores = scores.to(dtype)
+        peak = scores.detach().amax().clamp(min=0) if len(scores) else scores.new_zeros(())
+        poison = peak - peak  # NaN where a score is NaN or +inf, else 0
+        for given in (quality, negative_quality):
+            if given is not None:
+                poison = poison + (given.detach() * 0).sum().to(dtype)
+        if self.top_k is not None and self.top_k < len(scores):
+            kept = _highest(scores.detach(), self.top_k)
+            scores = torch.where(kept, scores, -torch.inf)
+            positives, quality = positives[kept[positives]], quality[kept[positives]]
+        quality = _ScaleGradient.apply(quality.double(), self.grad_scale)
+        nothing = scores[:0].sum() + quality[:0].sum().to(dtype) + poison
+        if len(positives) == 0:
+            return APLossTerms(nothing, nothing.detach())
+
+        f = self.functions
+        rated, rated_quality = positives, quality
+        if rated_negatives is not None:
+            rated = torch.cat([positives, rated_negatives])
+            rated_quality = torch.cat([quality, _ScaleGradient.apply(negative_quality.double(), self.grad_scale)])
+        exact = self._exact(peak, scores, positives)
+        numerator, denominator = (ranking_sums if exact is not False else pairwise_sums)(
+            scores,
+            positives,
+            rated,
+            1 - f["sample_quality"].of_quality(rated_quality),
+            self.unrated_weight,
+            f["rank_numerator"],
+            f["rank_denominator"],
+        )
+        if self.block_gradient:
+            denominator = denominator.detach()
+        counted = denominator > EMPTY_DENOMINATOR
+        # Masked before and after the division: a quotient that is not used must not reach the gradient as NaN.
+        error = torch.where(counted, numerator, 0.0) / torch.where(counted, denominator, 1.0)
+        ranking = (f["positive_weight"].of_quality(quality) * error).mean()
+        localization = (1 - f["positive_quality"].of_quality(quality)).mean()
+        if isinstance(exact, Tensor):
+            ranking = torch.where(exact, ranking, torch.nan)
+        return APLossTerms(ranking.to(dtype) + nothing, localization.to(dtype))
+
+    def _exact(self, peak: Tensor, scores: Tensor, positives: Tensor) -> bool | Tensor:
+        """Whether the fast sums apply. On a GPU the answer for this batch's scores is a tensor that is not waited for:
+        out of their range the loss becomes NaN there."""
+        ranking = self.functions["rank_numerator"], self.functions["rank_denominator"]
+        if not all(isinstance(function, PiecewiseLinear) for function in ranking):
+            return False
+        within = (peak < SCORE_LIMIT) & (scores.detach()[positives].amin() > -SCORE_LIMIT)
+        return bool(within) if scores.device.type == "cpu" else within
+
+
+def checked_functions(functions: Mapping[str, RankingFunction]) -> dict[str, RankingFunction]:
+    """All five functions, in the order of :data:`FUNCTION_NAMES`.
+
+    Raises:
+        ValueError: names the function that is missing, unknown or of a wrong type.
+    """
+    for name in functions:
+        if name not in FUNCTION_NAMES:
+            raise ValueError(f"unknown function {name!r}; the five are {', '.join(FUNCTION_NAMES)}")
+    for name in FUNCTION_NAMES:
+        if name not in functions:
+            raise ValueError(f"function {name!r} is missing; the five are {', '.join(FUNCTION_NAMES)}")
+        if not isinstance(functions[name], RankingFunction):
+            raise ValueError(f"function {name!r} is a {type(functions[name]).__name__}, not a RankingFunction")
+    return {name: functions[name] for name in FUNCTION_NAMES}
+
+
+def _check(scores: Tensor, quality: Tensor, targets: Tensor) -> None:
+    for name, tensor in (("scores", scores), ("quality", quality), ("targets", targets)):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} must be a tensor, not {type(tensor).__name__}")
+        if tensor.dim() != 1:
+            raise ValueError(f"{name} must have one dimension, not shape {tuple(tensor.shape)}")
+        if len(tensor) != len(scores):
+            raise ValueError(f"{name} has {len(tensor)} entries, scores has {len(scores)}")
+        if tensor.device != scores.device:
+            raise ValueError(f"{name} is on {tensor.device}, scores on {scores.device}")
+    for name, tensor in (("scores", scores), ("quality", quality)):
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be of a floating type, not {tensor.dtype}")
+    if targets.is_floating_point() or targets.is_complex():
+        raise ValueError(f"targets must be integers (1 positive, 0 negative, -1 ignored), not {targets.dtype}")
+    if targets.dtype == torch.bool or len(targets) == 0:
+        return
+    low, high = (end.long() for end in targets.aminmax())
+    if targets.device.type != "cpu":
+        torch._assert_async((low >= -1) & (high <= 1), "targets must be 1, 0 or -1")
+    elif low < -1 or high > 1:
+        index = int((targets.long().abs() > 1).nonzero()[0])
+        raise ValueError(f"targets must be 1, 0 or -1; targets[{index}] is {int(targets[index])}")
+
+
+def _highest(scores: Tensor, k: int) -> Tensor:
+    """(N,) bool: the k highest scores, of equal ones the first."""
+    threshold = scores.topk(k).values.amin()
+    above, equal = scores > threshold, scores == threshold
+    return above | (equal & (equal.cumsum(0) <= k - above.sum()))
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None

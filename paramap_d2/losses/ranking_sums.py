@@ -1,0 +1,241 @@
+"""The two sums of the loss over all pairs, in O((N + P) log P), for piecewise-linear functions.
+
+For a positive i, Σ_j f(s_j − s_i) falls into one part for each linear piece of f. All pieces of all positives
+together cut the axis of scores into *buckets*; a bucket needs only the number of samples in it and the sum of their
+distances to its left edge, and every piece of every positive is a run of whole buckets, so differences of prefix sums
+over the buckets give every sum. No sample is ever sorted: N enters by looking up each sample's bucket and by two
+scatters. On a CPU the look-up is a table over a fine regular grid, and only the few samples that share a grid cell
+with an edge are searched for.
+
+Backward, Σ_i g_i f'(s_j − s_i) is constant in each bucket: the changes of slope are scattered to the edges where they
+happen, one prefix sum makes them slopes, and every sample reads that of its bucket.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .functions import PiecewiseLinear
+
+SCORE_LIMIT = 2.0**24
+"""Above this, s + 1 is too coarse in float64 for exact edges of the buckets; the pairwise form has no such limit."""
+
+CHUNK = 2**16
+"""Samples looked up at once on a CPU, so that what is computed from them stays in its cache."""
+
+CELLS_PER_EDGE = 16
+"""Cells of the grid for every edge: a larger table, against fewer samples that share a cell with an edge."""
+
+MAX_CELLS = 2**22
+"""float32 counts so far without rounding."""
+
+
+def ranking_sums(
+    scores: Tensor,
+    positives: Tensor,
+    rated: Tensor,
+    rated_weight: Tensor,
+    base_weight: float,
+    numerator: PiecewiseLinear,
+    denominator: PiecewiseLinear,
+) -> tuple[Tensor, Tensor]:
+    """Σ_j w_j · numerator(s_j − s_i) and Σ_j denominator(s_j − s_i) for every positive i.
+
+    Args:
+        scores: (N,) float32 or float64, differentiable. A score of −inf adds 0 to every sum. No score may exceed
+            ``SCORE_LIMIT``, and those of positives must not lie below its negative.
+        positives: (P,) int64 indices into scores.
+        rated: (E,) int64 indices of the samples whose weight differs from ``base_weight``: the positives, in their
+            order, then others, each at most once.
+        rated_weight: (E,) float64, their weights w_j, differentiable.
+        base_weight: w_j of all other samples.
+        numerator, denominator: piecewise-linear functions of the difference.
+
+    Returns:
+        Two (P,) float64 tensors.
+    """
+    return _RankingSums.apply(scores, positives, rated, rated_weight, base_weight, numerator, denominator)
+
+
+class _Shape(NamedTuple):
+    """Numerator (row 0) and denominator (row 1) over the union of their M breakpoints, all float64."""
+
+    at: Tensor  # (M,) the breakpoints as score differences in [-1, 1], ascending
+    value: Tensor  # (2, M)
+    slope: Tensor  # (2, M) per unit of difference, to the right of each breakpoint; 0 after the last
+    change: Tensor  # (2, M) of slope, at each breakpoint
+
+
+@lru_cache(maxsize=64)  # a step would else copy these to its device anew
+def _shape(numerator: PiecewiseLinear, denominator: PiecewiseLinear, device: torch.device) -> _Shape:
+    at = torch.tensor(sorted({2 * x - 1 for f in (numerator, denominator) for x in f.x}), dtype=torch.float64)
+    value = torch.stack([f.value(at / 2 + 0.5) for f in (numerator, denominator)])
+    slope = torch.stack([f.slope(at / 2 + 0.5) / 2 for f in (numerator, denominator)])
+    slope[:, -1] = 0
+    change = slope.diff(dim=1, prepend=torch.zeros(2, 1, dtype=torch.float64))
+    return _Shape(*(tensor.to(device) for tensor in (at, value, slope, change)))
+
+
+class _Edges(NamedTuple):
+    """Edges of the buckets: bucket b > 0 holds the scores in [edge[b-1], edge[b]); bucket 0 all below."""
+
+    left: Tensor  # (B + 1,) float64, left edge of every bucket (of bucket 0, which has none, that of bucket 1)
+    place: Tensor  # (P, M) int64: bucket that begins at positive i's m-th breakpoint
+    offset: Tensor  # (P, M) float64: compacted coordinate of that breakpoint
+    compact: Tensor  # (B + 1,) float64: compacted coordinate of the left edge of every bucket
+    inside: Tensor  # (B + 1,) bool: whether the bucket lies in some positive's window
+
+
+def _edges(anchor: Tensor, at: Tensor) -> _Edges:
+    points = (anchor[:, None] + at).flatten()
+    edge, order = torch.sort(points)
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(1, len(order) + 1, device=order.device))
+    place = place.view(len(anchor), len(at))
+    # Far-apart windows would make the prefix sums large and their differences inexact, so the stretches that lie in
+    # no window (they are wider than 2, or hold nothing of interest) are taken out of the coordinate.
+    gap = edge.diff()
+    excess = torch.cat([gap.new_zeros(1), (gap - 2).clamp(min=0).cumsum(0)])
+    centre = edge[len(edge) // 2]
+    compact = edge - centre - (excess - excess[len(edge) // 2])
+    opened = torch.zeros(len(edge) + 1, dtype=torch.int64, device=anchor.device)
+    opened.scatter_add_(0, place[:, 0], torch.ones_like(place[:, 0]))
+    opened.scatter_add_(0, place[:, -1], -torch.ones_like(place[:, -1]))
+    return _Edges(
+        left=torch.cat([edge[:1], edge]),
+        place=place,
+        offset=compact[place - 1],
+        compact=torch.cat([compact[:1], compact]),
+        inside=opened.cumsum(0) > 0,
+    )
+
+
+class _Buckets:
+    """Looks up buckets: the number of edges at or below a score, exactly.
+
+    float32 scores are compared with the float64 edges rounded up to the next float32, which no float32 score can tell
+    from the edge itself.
+    """
+
+    def __init__(self, edge: Tensor, dtype: torch.dtype):
+        if dtype == torch.float32:
+            near = edge.float()
+            edge = torch.where(near.double() < edge, torch.nextafter(near, near.new_full((), torch.inf)), near)
+        self.edge = edge
+        self.table = None
+        if edge.device.type == "cpu":  # elsewhere the search is fast, and the samples in doubt would be waited for
+            self.low = float(edge[0])
+            self.cells = min(CELLS_PER_EDGE * len(edge), MAX_CELLS)
+            self.scale = self.cells / float(edge[-1] - edge[0])
+            held = torch.bincount(self._cell(edge), minlength=self.cells + 3)
+            self.table = held.cumsum(0, dtype=torch.int32).masked_fill_(held > 0, -1)
+
+    def _cell(self, scores: Tensor) -> Tensor:
+        """Rises with the score (each operation rounds to nearest, so none can swap two scores), hence all edges in
+        lower cells lie below a score and all in higher ones above. The first and last cell hold no edge."""
+        return scores.sub(self.low).mul_(self.scale).add_(1).clamp_(0, self.cells + 2).int()
+
+    def of(self, scores: Tensor) -> Tensor:
+        """(n,) finite or −inf to (n,) int32."""
+        if self.table is None:
+            return torch.searchsorted(self.edge, scores, right=True, out_int32=True)
+        bucket = self.table.index_select(0, self._cell(scores))
+        doubt = (bucket < 0).nonzero().squeeze(1)
+        found = torch.searchsorted(self.edge, scores.index_select(0, doubt), right=True, out_int32=True)
+        return bucket.index_copy_(0, doubt, found)
+
+
+def _run_sums(edges: _Edges, count: Tensor, distance: Tensor, shape: _Shape) -> tuple[Tensor, Tensor]:
+    """(2, P) Σ_j f(s_j − s_i) and (2, P) Σ_j f'(s_j − s_i), from the (2, B + 1) weighted count of samples in every
+    bucket and weighted sum of their distances to its left edge."""
+    distance = torch.where(edges.inside, distance, 0.0)  # elsewhere f is constant, and distances may be huge
+    below = _exclusive_cumsum(count)
+    n = below[:, edges.place]  # samples below each breakpoint
+    number = n.diff(dim=2)
+    moment = _exclusive_cumsum(distance + count * edges.compact)[:, edges.place].diff(dim=2)
+    moment -= edges.offset[:, :-1] * number  # Σ (s_j − breakpoint) within each piece
+    value, slope = shape.value[:, :-1, None], shape.slope[:, :-1, None]
+    above = below[:, -1:] - n[:, :, -1]
+    return (number @ value + moment @ slope).squeeze(2) + above * shape.value[:, -1:], (number @ slope).squeeze(2)
+
+
+def _exclusive_cumsum(x: Tensor) -> Tensor:
+    """(2, B) to (2, B + 1): sums of all entries before each place."""
+    return torch.cat([x.new_zeros(2, 1), x.cumsum(1)], dim=1)
+
+
+class _RankingSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scores, positives, rated, rated_weight, base_weight, numerator, denominator):
+        anchor = scores[positives].double()
+        shape = _shape(numerator, denominator, scores.device)
+        edges = _edges(anchor, shape.at)
+
+        kept = _worth_searching(scores, edges.left[0])
+        searched = scores if kept is None else scores.index_select(0, kept)
+        buckets = _Buckets(edges.left[1:], scores.dtype)
+        bucket = torch.empty(len(searched), dtype=torch.int32, device=scores.device)
+        count, far = torch.zeros(2, len(edges.left), dtype=torch.float64, device=scores.device)
+        one = torch.ones((), dtype=torch.float64, device=scores.device)
+        step = CHUNK if scores.device.type == "cpu" else max(1, len(searched))
+        for part, place in zip(searched.split(step), bucket.split(step), strict=True):
+            place.copy_(buckets.of(part))
+            count.index_add_(0, place, one.expand(len(place)))
+            far.index_add_(0, place, part - edges.left.index_select(0, place))
+
+        rated_scores = scores[rated]
+        rated_bucket = buckets.of(rated_scores).long()
+        rated_distance = rated_scores - edges.left[rated_bucket]
+        rated_distance = torch.where(edges.inside[rated_bucket], rated_distance, 0.0)
+        extra = rated_weight.double() - base_weight
+        # Row 0 with the weights, for the numerator; row 1 without, for the denominator.
+        count = torch.stack([(base_weight * count).scatter_add_(0, rated_bucket, extra), count])
+        far = torch.stack([(base_weight * far).scatter_add_(0, rated_bucket, extra * rated_distance), far])
+        count[:, 0] = 0  # Bucket 0 is below all windows and takes part in nothing.
+        sums, slopes = _run_sums(edges, count, far, shape)
+        ctx.save_for_backward(rated, rated_weight, kept, bucket, rated_bucket, rated_distance, slopes)
+        ctx.buckets = edges, shape, base_weight
+        ctx.like = scores.shape, scores.dtype
+        return sums[0], sums[1]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_numerator, grad_denominator):
+        rated, rated_weight, kept, bucket, rated_bucket, rated_distance, slopes = ctx.saved_tensors
+        edges, shape, base_weight = ctx.buckets
+        size, dtype = ctx.like
+
+        # (2, B + 1) Σ_i grad_i · f'(s − s_i) for s in every bucket.
+        grads = torch.stack([grad_numerator, grad_denominator])
+        changes = (grads[:, :, None] * shape.change[:, None]).flatten(1)
+        slope = changes.new_zeros(2, len(edges.left)).scatter_add_(1, edges.place.flatten().expand(2, -1), changes)
+        slope = torch.where(edges.inside, slope.cumsum(1), 0.0)
+        plain = base_weight * slope[0] + slope[1]
+        grad = plain.to(dtype).index_select(0, bucket)
+        if kept is not None:
+            grad = torch.zeros(size, dtype=dtype, device=plain.device).index_copy_(0, kept, grad)
+        # A rated sample's own weight, and the other role of a positive's score: every difference it is subtracted in.
+        # The parts of a positive's gradient cancel, so they are added before they are rounded to the scores' type.
+        of_rated = plain[rated_bucket] + (rated_weight.double() - base_weight) * slope[0, rated_bucket]
+        of_rated[: len(grad_numerator)] -= (grads * slopes).sum(0)
+        grad.index_copy_(0, rated, of_rated.to(dtype))
+
+        # Σ_i g_i f(s_j − s_i) of the rated samples: f is continuous, so its value at an edge is the integral of the
+        # slopes up to there.
+        width = edges.compact.diff(append=edges.compact[-1:])
+        width[0] = 0
+        value = (slope[0] * width).cumsum(0) - slope[0] * width
+        grad_weight = value[rated_bucket] + slope[0, rated_bucket] * rated_distance
+        return grad, None, None, grad_weight.to(rated_weight.dtype), None, None, None
+
+
+def _worth_searching(scores: Tensor, lowest: Tensor) -> Tensor | None:
+    """Indices of the samples at or above the lowest window, or None where dropping the others would not pay: on a
+    GPU (the shape would have to be waited for) or when most would stay."""
+    if scores.device.type != "cpu":
+        return None
+    above = scores >= lowest
+    return above.nonzero().squeeze(1) if 2 * int(above.sum()) < len(scores) else None

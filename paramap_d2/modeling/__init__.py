@@ -1,0 +1,19 @@
+"""Detectron2 models with the Parameterized AP Loss. Importing this registers them."""
+
+from .box_ap_loss import BoxAPLoss
+from .deformable_detr import ParamAPDeformableDETR
+from .fcos import ParamAPFCOS
+from .retinanet import ParamAPRetinaNet
+from .roi_heads import ParamAPCascadeROIHeads, ParamAPFastRCNNOutputLayers, ParamAPROIHeads
+from .rpn import ParamAPRPN
+
+__all__ = [
+    "BoxAPLoss",
+    "ParamAPCascadeROIHeads",
+    "ParamAPDeformableDETR",
+    "ParamAPFCOS",
+    "ParamAPFastRCNNOutputLayers",
+    "ParamAPROIHeads",
+    "ParamAPRPN",
+    "ParamAPRetinaNet",
+]

@@ -1,0 +1,57 @@
+"""RetinaNet with the Parameterized AP Loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import cat
+from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
+from detectron2.structures import Boxes
+from torch import Tensor
+
+from .box_ap_loss import build_box_ap_losses, param_ap_options
+
+
+@META_ARCH_REGISTRY.register()
+class ParamAPRetinaNet(RetinaNet):
+    """RetinaNet whose classification and box losses are the two terms of one Parameterized AP Loss (head ``dense``).
+
+    The loss ranks all (anchor, class) pairs of the batch against each other and does not care where zero is, so that
+    scores are not calibrated: ``MODEL.RETINANET.SCORE_THRESH_TEST`` should be 0.
+
+    Args:
+        param_ap: the options of :func:`paramap_d2.modeling.box_ap_loss.build_box_ap_losses`.
+        others: as for RetinaNet, whose loss parameters (focal loss, box loss) have no effect.
+    """
+
+    @configurable
+    def __init__(self, *, param_ap: Mapping[str, Any], **kwargs):
+        super().__init__(**kwargs)
+        (self.box_ap_loss,) = build_box_ap_losses({"dense": "dense"}, param_ap)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {**super().from_config(cfg), "param_ap": param_ap_options(cfg)}
+
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """As :meth:`RetinaNet.losses`: ``loss_cls`` is the ranking term, ``loss_box_reg`` the localization term."""
+        anchor_boxes = Boxes.cat(anchors).tensor  # (R, 4), the same for every image
+        deltas = cat(pred_anchor_deltas, dim=1).flatten(0, 1)  # (images · R, 4)
+
+        def boxes_of(index: Tensor) -> Tensor:
+            return self.box2box_transform.apply_deltas(deltas[index], anchor_boxes[index % len(anchor_boxes)])
+
+        ranking, localization = self.box_ap_loss(
+            cat(pred_logits, dim=1).flatten(0, 1), torch.cat(gt_labels), boxes_of, torch.cat(gt_boxes)
+        )
+        return {"loss_cls": ranking, "loss_box_reg": localization}

@@ -1,0 +1,103 @@
+"""ROI heads with the Parameterized AP Loss: Faster R-CNN, the boxes of Mask R-CNN, and Cascade R-CNN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, FastRCNNOutputLayers, StandardROIHeads
+from detectron2.structures import Instances
+from torch import Tensor
+
+from .box_ap_loss import build_box_ap_losses, param_ap_options
+
+
+class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
+    """Box predictor with one score a class and no background, trained by one Parameterized AP Loss (head ``roi``).
+
+    The stock classification layer is kept, its background row unused, so that stock checkpoints load. Scores are
+    sigmoids; the loss does not care where zero is, so they are not calibrated, and ``SCORE_THRESH_TEST`` should be 0.
+
+    Args:
+        param_ap: the options of :func:`paramap_d2.modeling.box_ap_loss.build_box_ap_losses`.
+        others: as for FastRCNNOutputLayers; its choices of stock losses have no effect.
+    """
+
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, *, param_ap: Mapping[str, Any], **kwargs):
+        super().__init__(input_shape, **kwargs)
+        (self.box_ap_loss,) = build_box_ap_losses({"roi": "roi"}, param_ap)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        return {**super().from_config(cfg, input_shape), "param_ap": param_ap_options(cfg)}
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`FastRCNNOutputLayers.forward`, with (R, K) scores."""
+        scores, deltas = super().forward(x)
+        return scores[:, : self.num_classes], deltas
+
+    def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
+        """As :meth:`FastRCNNOutputLayers.losses`: ``loss_cls`` is the ranking term, ``loss_box_reg`` the localization
+        term."""
+        scores, deltas = predictions
+        labels = torch.cat([p.gt_classes for p in proposals])
+        proposal_boxes = torch.cat([p.proposal_boxes.tensor for p in proposals])
+        # Proposals of an image without objects have no gt_boxes, and no positive to read them for.
+        gt_boxes = torch.cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
+
+        def boxes_of(index: Tensor) -> Tensor:
+            of_class = deltas.view(len(deltas), -1, 4)[index]
+            if of_class.shape[1] > 1:  # a box for each class
+                of_class = of_class[torch.arange(len(index), device=index.device), labels[index], None]
+            return self.box2box_transform.apply_deltas(of_class.squeeze(1), proposal_boxes[index])
+
+        ranking, localization = self.box_ap_loss(scores, labels, boxes_of, gt_boxes)
+        losses = {"loss_cls": ranking, "loss_box_reg": localization}
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+    def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> tuple[Tensor, ...]:
+        """(R, K + 1) for each image, as stock inference expects: sigmoids, and 0 for the background."""
+        probs = predictions[0].sigmoid()
+        probs = torch.cat([probs, probs.new_zeros(len(probs), 1)], dim=1)
+        return probs.split([len(p) for p in proposals])
+
+
+class _AllProposals:
+    """Trains on all proposals of an image instead of a sample of them."""
+
+    def _sample_proposals(
+        self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        labels = torch.full_like(matched_idxs, self.num_classes)
+        if len(gt_classes):
+            labels = torch.where(matched_labels == 1, gt_classes[matched_idxs], labels)
+        kept = (matched_labels != -1).nonzero().squeeze(1)
+        return kept, labels[kept]
+
+
+@ROI_HEADS_REGISTRY.register()
+class ParamAPROIHeads(_AllProposals, StandardROIHeads):
+    """StandardROIHeads whose box predictor is :class:`ParamAPFastRCNNOutputLayers`, on all proposals."""
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        made = super()._init_box_head(cfg, input_shape)
+        return {**made, "box_predictor": ParamAPFastRCNNOutputLayers(cfg, made["box_head"].output_shape)}
+
+
+@ROI_HEADS_REGISTRY.register()
+class ParamAPCascadeROIHeads(_AllProposals, CascadeROIHeads):
+    """CascadeROIHeads with one Parameterized AP Loss a stage, each of the functions of head ``roi``."""
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        made = super()._init_box_head(cfg, input_shape)
+        predictors = [
+            ParamAPFastRCNNOutputLayers(cfg, head.output_shape, box2box_transform=stock.box2box_transform)
+            for head, stock in zip(made["box_heads"], made["box_predictors"], strict=True)
+        ]
+        return {**made, "box_predictors": predictors}

@@ -1,0 +1,272 @@
+"""One run of a search from its options: checks, progress, results as they come."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import portalocker
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from paramap_d2.errors import UserError
+from paramap_d2.losses import load_loss
+
+from .evolution import SearchProgress, evolve, generation_line, open_store, write_results
+from .executors import Executor, InlineExecutor, ProcessExecutor
+from .genetic import GeneticAlgorithm
+from .proxy import Proxy
+from .space import SearchSpace
+from .store import Evaluation, Store, StoreError, best_evaluation
+
+logger = logging.getLogger("paramap_d2.search")
+
+NOT_PART_OF_A_SEARCH = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "MODEL.PARAM_AP.LOSS", "PROXY.OPTS")
+"""Config keys that may differ on resume: a proxy sets them itself, or they do not change what it computes."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What a user may say about a search; see ``tools/evolve.py --help``."""
+
+    config_file: str
+    output_dir: str
+    population: int = 8
+    generations: int = 4
+    seed: int = 0
+    workers: int = 1
+    resume: bool = False
+    executor: str = "process"
+    algorithm: str = "ga"
+    mode: str = "separate"
+    points: int = 4
+    elite: int = 1
+    init: Sequence[str] | None = None
+    fix_grad_scale: float | None = None
+    metric: str = "AP"
+    timeout: float | None = None
+    opts: Sequence[str] = field(default_factory=list)
+
+
+def run_search(options: SearchOptions) -> Evaluation | None:
+    """Run a search or go on with one; returns its best evaluation, None if every proxy failed.
+
+    Raises:
+        UserError: options, config, data or output folder do not fit, before anything is started.
+    """
+    if options.generations < 1:
+        raise UserError(f"generations must be at least 1, not {options.generations}")
+    if options.fix_grad_scale is not None and not 0 < options.fix_grad_scale < float("inf"):
+        raise UserError(f"fix-grad-scale must be a positive number, not {options.fix_grad_scale:g}")
+    folder = Path(options.output_dir)
+    config, heads = _proxy_config(options)
+    space = SearchSpace(heads, options.points, options.mode, options.fix_grad_scale)
+    initial = [space.encode(load_loss(name), f"loss {name}") for name in options.init or ["linear"]]
+    algorithm = GeneticAlgorithm(space.genes, options.population, options.seed, initial, options.elite)
+    settings = {
+        "config": _flat(config),
+        "space": space.describe(),
+        "algorithm": options.algorithm,
+        "population": options.population,
+        "elite": options.elite,
+        "seed": options.seed,
+        "metric": options.metric,
+        "initial": initial,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder), open_store(folder, settings, options.resume) as store:
+        store.write_settings(
+            {
+                "generations": options.generations,
+                "config_file": options.config_file,
+                "opts": list(options.opts),
+                "workers": options.workers,
+            }
+        )
+        proxy = Proxy(config.dump(), space, options.metric, str(folder / "evaluations"))
+        executor = _executor(options)
+        try:
+            return _run(options, folder, space, algorithm, proxy, executor, store)
+        finally:
+            executor.close()
+
+
+def _run(
+    options: SearchOptions,
+    folder: Path,
+    space: SearchSpace,
+    algorithm: GeneticAlgorithm,
+    proxy: Proxy,
+    executor: Executor,
+    store: Store,
+) -> Evaluation | None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("generation {task.fields[generation]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("best {task.fields[best]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    total = options.population + (options.generations - 1) * (options.population - options.elite)
+    row = bar.add_task("search", total=total, generation=0, best="—")
+    seen = 0  # evaluations of the generations before
+
+    def on_progress(progress: SearchProgress) -> None:
+        best = "—" if progress.best is None else f"{options.metric} {progress.best.fitness:.2f}"
+        bar.update(row, completed=seen + progress.done, generation=progress.generation, best=best)
+
+    events = folder / "tensorboard"
+    for old in events.glob("events.*"):  # a resumed search tells its generations again
+        old.unlink()
+    writer = SummaryWriter(str(events))
+
+    def on_generation(generation: int, current: list[Evaluation]) -> None:
+        nonlocal seen
+        seen += len(current)
+        everything.extend(current)
+        best = best_evaluation(everything)
+        logger.info(generation_line(generation, current, best, options.metric))
+        fitnesses = [e.fitness for e in current]
+        writer.add_scalar("generation/mean", sum(fitnesses) / len(fitnesses), generation)
+        writer.add_scalar("generation/best", max(fitnesses), generation)
+        writer.add_scalar("generation/failures", sum(e.error != "" for e in current), generation)
+        if best is not None:
+            writer.add_scalar("best", best.fitness, generation)
+        writer.flush()
+        write_results(folder, store, space)
+
+    everything: list[Evaluation] = []
+    with _logging(folder, console), bar:
+        logger.info(
+            f"{total} evaluations of {space.genes} genes ({', '.join(space.heads)}), {executor.workers} at a time; "
+            f"watch with tensorboard --logdir {folder}"
+        )
+        try:
+            begin = time.monotonic()
+            evolve(
+                algorithm,
+                proxy,
+                executor,
+                store,
+                generations=options.generations,
+                seed=options.seed,
+                on_progress=on_progress,
+                on_generation=on_generation,
+            )
+        finally:
+            writer.close()
+            write_results(folder, store, space)
+        best = best_evaluation(store.evaluations())
+        minutes = (time.monotonic() - begin) / 60
+        if best is None:
+            logger.info(f"no proxy reached an AP; the reasons are in {folder / 'report.html'}")
+        else:
+            logger.info(
+                f"best {options.metric} {best.fitness:.2f}, after {minutes:.1f} min: {folder / 'best.json'}; "
+                f"report: {folder / 'report.html'}"
+            )
+    return best
+
+
+def _proxy_config(options: SearchOptions) -> tuple[Any, tuple[str, ...]]:
+    """The config of the proxies (what the command line says has the last word) and the heads that it trains."""
+    from paramap_d2.config import check_config, detector_heads, merge_options, read_config
+
+    config = read_config(options.config_file, options.opts)
+    merge_options(config, config.PROXY.OPTS)
+    merge_options(config, options.opts)
+    config.VIS_PERIOD = 0
+    heads = detector_heads(config)
+    if not heads:
+        raise UserError(
+            f"config {options.config_file} trains {config.MODEL.META_ARCHITECTURE}, which has no Parameterized AP "
+            f"Loss to search"
+        )
+    config.MODEL.PARAM_AP.LOSS = "linear"
+    check_config(config)
+    if not config.DATASETS.TEST:
+        raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
+    return config, heads
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """``{"SOLVER.MAX_ITER": "100", …}`` of a config, without what is no part of a search."""
+    flat: dict[str, str] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{name}."))
+        elif name not in NOT_PART_OF_A_SEARCH:
+            flat[name] = str(value)
+    return flat
+
+
+def _executor(options: SearchOptions) -> Executor:
+    if options.executor == "inline":
+        if options.workers > 1 or options.timeout is not None:
+            raise UserError("the inline executor has one worker and no time limit; use --executor process")
+        return InlineExecutor()
+    return ProcessExecutor(options.workers, options.timeout)
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which goes with this process however it ends."""
+    try:
+        lock = portalocker.Lock(
+            folder / ".lock",
+            "w",
+            timeout=0,
+            flags=portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING,
+        )
+        lock.acquire()
+    except portalocker.exceptions.LockException:
+        raise StoreError(f"another search is running in {folder}; wait for it or choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _logging(folder: Path, console: Console) -> Iterator[None]:
+    """Lines to the terminal, above the progress bar, and with their times to the folder's log."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
+
+    file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handlers = [file, Lines()]
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.level, logger.propagate = before

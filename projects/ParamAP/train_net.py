@@ -1,0 +1,58 @@
+#!/usr/bin/env python
+"""Train or evaluate a detector with the Parameterized AP Loss.
+
+    python projects/ParamAP/train_net.py --config-file projects/ParamAP/configs/bccd_retinanet_R_18_FPN.yaml \\
+        MODEL.PARAM_AP.LOSS output/bccd/best.json OUTPUT_DIR output/bccd_final
+    python projects/ParamAP/train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS model_final.pth
+
+The options are those of Detectron2's own tools/train_net.py. The baseline of a config is the same config with
+MODEL.META_ARCHITECTURE RetinaNet.
+"""
+
+import sys
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from paramap_d2.config import check_config, read_config
+from paramap_d2.errors import UserError
+from paramap_d2.training import Trainer
+
+
+def setup(args):
+    cfg = read_config(args.config_file, args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def main(args):
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    args = default_argument_parser(__doc__).parse_args()
+    try:
+        check_config(read_config(args.config_file, args.opts))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )

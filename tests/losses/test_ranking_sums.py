@@ -1,0 +1,109 @@
+"""Both paths to the sums over all pairs give the same sums and gradients wherever both apply."""
+
+import pytest
+import torch
+from cases import HAIR, batches, dyadic_points, few
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paramap_d2.losses import PiecewiseLinear
+from paramap_d2.losses.pairwise import pairwise_sums
+from paramap_d2.losses.ranking_sums import SCORE_LIMIT, _Buckets, ranking_sums
+
+
+def sums_and_gradients(path, scores, positives, rated, weight, base_weight, functions, grads):
+    scores, weight = scores.clone().requires_grad_(), weight.clone().requires_grad_()
+    sums = path(scores, positives, rated, weight, base_weight, *functions)
+    return *(s.detach() for s in sums), *torch.autograd.grad(sums, (scores, weight), grads)
+
+
+def assert_paths_agree(scores, targets, functions, base_weight=0.75, tolerance=1e-9):
+    positives = (targets == 1).nonzero().squeeze(1)
+    rated = torch.cat([positives, (targets == 0).nonzero().squeeze(1)[::3]])
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.rand(len(rated), dtype=torch.float64, generator=generator)
+    grads = torch.rand(2, len(positives), dtype=torch.float64, generator=generator) - 0.5
+    fast, slow = (
+        sums_and_gradients(path, scores, positives, rated, weight, base_weight, functions, tuple(grads))
+        for path in (ranking_sums, pairwise_sums)
+    )
+    steepest = max(max(f.slopes) for f in functions)
+    for got, want in zip(fast, slow, strict=True):
+        atol = tolerance * (1e-3 + float(want.abs().max())) + 1e-13 * steepest
+        torch.testing.assert_close(got, want, rtol=tolerance, atol=atol)
+
+
+@given(batch=batches(), numerator=dyadic_points(), denominator=dyadic_points())
+@few
+def test_agree_on_ties_and_corners(batch, numerator, denominator):
+    scores, _, targets = (torch.as_tensor(v) for v in batch)
+    targets[0] = 1
+    assert_paths_agree(scores, targets, (PiecewiseLinear(numerator), PiecewiseLinear(denominator)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("below", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("spread", [1.0, 10.0, 1000.0])
+def test_agree_on_thousands(dtype, below, spread):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(5000, generator=generator, dtype=torch.float64) * spread
+    targets = torch.randint(0, 200, (5000,), generator=generator) == 0
+    sunk = (torch.rand(5000, generator=generator) < below) & ~targets
+    scores[sunk] -= 20 * spread
+    # Differences of float32 scores are rounded pair by pair, and are multiples of 2^-14 here, exact in both paths.
+    scores = ((scores * 2**14).round() / 2**14).to(dtype)
+    functions = (
+        PiecewiseLinear([(0, 0), (0.25, 0.125), (0.5, 0.125), (0.625, 0.75), (1, 1)]),
+        PiecewiseLinear([(0, 0), (0.375, 0.0), (0.5, 0.5), (0.5 + HAIR / 2, 0.875), (1, 1)]),
+    )
+    assert_paths_agree(scores, targets.long(), functions, tolerance=1e-9 if dtype == torch.float64 else 1e-5)
+
+
+@given(low=st.sampled_from([-torch.inf, -1e30, -SCORE_LIMIT, -100.0]), high=st.sampled_from([100.0, SCORE_LIMIT - 1]))
+@few
+def test_agree_up_to_the_limit_of_the_scores(low, high):
+    scores = torch.tensor([0.0, 0.25, low, high, 0.5, -0.75], dtype=torch.float64)
+    functions = PiecewiseLinear([(0, 0), (0.375, 0.25), (1, 1)]), PiecewiseLinear.identity()
+    assert_paths_agree(scores, torch.tensor([1, 0, 0, 1, 1, 0]), functions)
+
+
+def test_scores_one_step_from_a_breakpoint_fall_on_its_right_side():
+    # float32 scores against float64 edges: the search must not round an edge onto a score.
+    function = PiecewiseLinear([(0, 0), (0.55, 0.2), (0.6, 0.9), (1, 1)])
+    anchor = torch.tensor([0.3], dtype=torch.float32)
+    edge = (anchor.double() + (2 * 0.55 - 1)).float()
+    above = torch.nextafter(edge, torch.tensor(9.0))
+    below = torch.nextafter(edge, torch.tensor(-9.0))
+    scores = torch.cat([anchor, edge, above, below])
+    assert_paths_agree(scores.double(), torch.tensor([1, 0, 0, 0]), (function, function))
+    positive, one, zero = torch.tensor([0]), torch.ones(1).double(), torch.zeros(1).double()
+    single, double = (
+        sums_and_gradients(ranking_sums, s, positive, positive, one, 1.0, (function, function), (one, zero))
+        for s in (scores, scores.double())
+    )
+    for got, want in zip(single, double, strict=True):
+        assert torch.equal(got, want.to(got.dtype))
+
+
+def test_a_lonely_positive_far_away_does_not_spoil_the_look_up():
+    # One window at 10,000 stretches the grid of cells so far that the others share a few of them.
+    generator = torch.Generator().manual_seed(0)
+    scores = (torch.randn(3000, generator=generator, dtype=torch.float64) * 2**10).round() / 2**10
+    targets = torch.arange(3000) % 100 == 0
+    scores[100] = 10_000
+    functions = PiecewiseLinear([(0, 0), (0.25, 0.125), (0.625, 0.75), (1, 1)]), PiecewiseLinear.identity()
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
+        assert_paths_agree(scores.to(dtype), targets.long(), functions, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_look_up_is_the_search(dtype):
+    generator = torch.Generator().manual_seed(0)
+    edge = (torch.randn(700, generator=generator, dtype=torch.float64) * 3).sort().values
+    edge[300:310] = edge[300]
+    near = edge.to(dtype)
+    steps = [torch.nextafter(near, near + way) for way in (-1, 1)]
+    scores = torch.cat([near, *steps, torch.randn(50_000, generator=generator).to(dtype) * 4])
+    scores = torch.cat([scores, torch.tensor([-torch.inf, -3e38, 3e38, 0.0, -0.0], dtype=dtype)])
+    want = torch.searchsorted(edge, scores.double(), right=True)
+    assert torch.equal(_Buckets(edge, dtype).of(scores).long(), want)

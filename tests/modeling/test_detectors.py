@@ -1,0 +1,212 @@
+"""Every detector with the loss, on real structure: Detectron2 models, images of `shapes`."""
+
+import copy
+
+import numpy as np
+import pytest
+import reference
+import torch
+from detectors import DETECTORS, ap50, batch, build, config, losses, overfit, without_objects
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Boxes
+
+from paramap_d2.losses import box_quality, load_loss
+from paramap_d2.modeling import BoxAPLoss
+
+KINDS = sorted(DETECTORS)
+ONE_STAGE = ["retinanet", "fcos"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", KINDS)
+def test_overfits_a_handful_of_images(detector):
+    model, inputs = build(detector), batch(detector, 2)
+    assert ap50(model, inputs) < 0.5
+    overfit(model, inputs, iterations=60)
+    assert ap50(model, inputs) > 0.9
+
+
+def _record(model):
+    """Keep what every loss of the model is called with and gives."""
+    calls = []
+    for module in model.modules():
+        if isinstance(module, BoxAPLoss):
+            module.register_forward_hook(lambda module, args, terms: calls.append((module, args, terms)))
+    return calls
+
+
+@pytest.mark.parametrize("detector", KINDS)
+def test_loss_is_that_of_the_slow_reference(detector):
+    model = build(detector, "INPUT.MIN_SIZE_TRAIN", "(64,)")
+    inputs = batch(detector, 2)
+    calls = _record(model)
+    found, _ = losses(model, inputs)
+    stages = {"cascade_rcnn": 4, "retinanet": 1, "fcos": 1}.get(detector, 2)
+    assert len(calls) == stages
+    terms = []
+    for module, (logits, labels, boxes_of, gt_boxes), (ranking, localization) in calls:
+        preset = load_loss("retinanet-coco" if module.name == "dense" else "fasterrcnn-coco")[module.name]
+        specs = {name: f.to_json() for name, f in preset.functions.items()}
+        scores, targets, quality = [], [], []
+        num_classes = logits.shape[1]
+        for i in range(len(labels)):
+            label = int(labels[i])
+            for c in range(num_classes):
+                scores.append(logits[i, c].item())
+                targets.append(-1 if label < 0 else int(label == c))
+                own = 0.0
+                if label == c:
+                    box = boxes_of(torch.tensor([i]))
+                    own = box_quality(box, gt_boxes[i : i + 1]).item()
+                quality.append(own)
+        expected = reference.reference(scores, quality, targets, specs).loss
+        assert float(ranking + localization) == pytest.approx(expected, rel=1e-4)
+        terms += [float(ranking), float(localization)]
+    boxes = [float(v) for k, v in found.items() if "mask" not in k and "ctr" not in k]
+    assert sorted(boxes) == pytest.approx(sorted(terms))
+
+
+@pytest.mark.parametrize("detector", KINDS)
+@pytest.mark.parametrize("case", ["objects", "an image without objects", "no objects", "one image"])
+def test_gradients_reach_every_parameter(detector, case):
+    model, inputs = build(detector), batch(detector, 2)
+    if case == "an image without objects":
+        inputs[0] = without_objects(inputs[0])
+    elif case == "no objects":
+        inputs = [without_objects(item) for item in inputs]
+    elif case == "one image":
+        inputs = inputs[:1]
+    found, storage = losses(model, inputs)
+    sum(found.values()).backward()
+    # Every parameter is part of the graph (DDP waits for each); with objects, each learns.
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+    if case == "no objects":
+        names = [name for name in found if "mask" not in name]
+        assert [float(found[name]) for name in names] == [0.0] * len(names)
+    if case == "objects":
+        idle = [name for name, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
+        assert idle == []
+        logged = storage.latest()
+        assert any(name.endswith("_positives") and value > 0 for name, (value, _) in logged.items())
+        assert all(0 <= value <= 1 for name, (value, _) in logged.items() if name.endswith("_quality"))
+
+
+@pytest.mark.parametrize("detector", KINDS)
+def test_state_dict_is_the_stock_detectors(detector):
+    model = build(detector)
+    if detector == "fcos":
+        from detectron2.modeling.meta_arch.fcos import FCOS as Stock
+
+        stock = Stock(
+            backbone=model.backbone,
+            head=model.head,
+            head_in_features=model.head_in_features,
+            num_classes=3,
+            pixel_mean=[0.0] * 3,
+            pixel_std=[1.0] * 3,
+        )
+    else:
+        cfg = config(detector)
+        cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.META_ARCHITECTURE.replace("ParamAP", "")
+        cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
+        cfg.MODEL.ROI_HEADS.NAME = cfg.MODEL.ROI_HEADS.NAME.replace("ParamAPROI", "StandardROI").replace("ParamAP", "")
+        stock = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    theirs = {name: value.shape for name, value in stock.state_dict().items()}
+    assert {name: value.shape for name, value in model.state_dict().items()} == theirs
+
+
+@pytest.mark.parametrize("detector", KINDS)
+def test_one_class(detector):
+    model = build(detector, "MODEL.RETINANET.NUM_CLASSES", "1", "MODEL.ROI_HEADS.NUM_CLASSES", "1")
+    inputs = batch(detector, 2)
+    for item in inputs:
+        item["instances"].gt_classes[:] = 0
+    found, _ = losses(model, inputs)
+    assert all(torch.isfinite(v) for v in found.values())
+    model.eval()
+    with torch.no_grad():
+        instances = model(inputs)[0]["instances"]
+    assert set(instances.pred_classes.tolist()) == {0}
+
+
+@pytest.mark.parametrize("detector", KINDS)
+def test_bfloat16_autocast(detector):
+    model, inputs = build(detector), batch(detector, 2)
+    plain, _ = losses(model, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, _ = losses(model, inputs)
+    sum(mixed.values()).backward()
+    for name in plain:
+        assert mixed[name].dtype == torch.float32 or "mask" in name or "ctr" in name
+    # The proposals of two-stage detectors turn on tiny differences; the first stage does not.
+    first = [name for name in plain if "rpn" in name] or [name for name in plain if "ctr" not in name]
+    assert sum(float(mixed[n]) for n in first) == pytest.approx(sum(float(plain[n]) for n in first), rel=0.1)
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "cascade_rcnn"])
+def test_trains_on_all_proposals(detector):
+    model, inputs = build(detector), batch(detector, 2)
+    assert model.roi_heads.batch_size_per_image == 512
+    calls = _record(model)
+    losses(model, inputs)
+    first_stage = next(args for module, args, _ in calls if module.name == "roi")
+    labels = first_stage[1]
+    # 200 proposals an image at most, and the ground truth; the cap on positives would be a quarter of 512.
+    objects = sum(len(item["instances"]) for item in inputs)
+    assert len(labels) > 2 * objects
+    (rpn_labels,) = [args[1] for module, args, _ in calls if module.name == "rpn"]
+    anchors = sum(2 * 3 * (128 // stride) ** 2 for stride in (4, 8, 16, 32, 64))
+    assert len(rpn_labels) == anchors
+    assert (rpn_labels == 1).sum() > 2 * 256 * 0.5  # background is not sampled down to 256
+
+
+def test_rcnn_scores_are_sigmoids_one_a_class():
+    model, inputs = build("faster_rcnn"), batch("faster_rcnn", 1)
+    predictor = model.roi_heads.box_predictor
+    features = torch.randn(5, 256)
+    scores, deltas = predictor(features)
+    assert scores.shape == (5, 3) and deltas.shape == (5, 12)
+    probs = predictor.predict_probs((scores, deltas), [range(5)])[0]
+    assert torch.equal(probs[:, :3], scores.sigmoid()) and not probs[:, 3].any()
+    model.eval()
+    with torch.no_grad():
+        found = model(inputs)[0]["instances"]
+    # The last class is not lost.
+    assert 2 in found.pred_classes.tolist()
+
+
+def test_ignored_anchors_take_no_part():
+    loss = build("retinanet").box_ap_loss
+    logits = torch.randn(6, 2)
+    boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(6, 1)
+    labels = torch.tensor([0, 2, 2, -1, 1, -1])
+    with_ignored = loss(logits, labels, lambda i: boxes[i] + 1, boxes)
+    kept = labels >= 0
+    without = loss(logits[kept], labels[kept], lambda i: boxes[i] + 1, boxes[kept])
+    assert with_ignored.ranking == without.ranking and with_ignored.localization == without.localization
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn"])
+def test_grad_scale_option_scales_the_box_branch(detector):
+    inputs = batch(detector, 1)
+    grads = []
+    for scale in ("1.0", "2.0"):
+        model = build(detector, "MODEL.PARAM_AP.GRAD_SCALE", scale)
+        found, _ = losses(model, inputs)
+        sum(v for k, v in found.items() if "rpn" in k or detector == "retinanet").backward()
+        head = model.proposal_generator.rpn_head.anchor_deltas if detector == "faster_rcnn" else model.head.bbox_pred
+        grads.append((head.bias.grad.clone(), sum(float(v) for v in found.values())))
+    assert grads[0][1] == pytest.approx(grads[1][1])
+    assert torch.allclose(2 * grads[0][0], grads[1][0], rtol=1e-4)
+
+
+def test_images_of_several_sizes():
+    model, inputs = build("retinanet"), batch("retinanet", 2)
+    small = copy.copy(inputs[1])
+    small["image"] = small["image"][:, :96, :64]
+    small["instances"] = type(small["instances"])((96, 64), **small["instances"].get_fields())
+    small["instances"].gt_boxes = Boxes(np.clip(small["instances"].gt_boxes.tensor, 0, 64))
+    found, _ = losses(model, [inputs[0], small])
+    assert all(torch.isfinite(v) for v in found.values())

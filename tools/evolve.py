@@ -1,0 +1,80 @@
+#!/usr/bin/env python
+"""Search the control points of the Parameterized AP Loss for a detector and its data.
+
+Every candidate loss is tried in a short training of the config (its PROXY.OPTS say what is shortened), and the AP it
+reaches is its fitness. OUT then holds best.json (a loss file for MODEL.PARAM_AP.LOSS), functions.png, history.png,
+report.html, search.db with every evaluation, TensorBoard events and the log.
+"""
+
+import argparse
+import sys
+
+EXAMPLES = """examples:
+  evolve a loss on BCCD with two workers:
+    python tools/evolve.py --config-file projects/ParamAP/configs/bccd_retinanet_R_18_FPN.yaml --population 6 \\
+        --generations 3 --workers 2 --seed 0 --output-dir output/bccd
+  go on after an interruption, or add generations:
+    python tools/evolve.py ... --generations 6 --output-dir output/bccd --resume
+  shorter proxies, and AP50 as fitness:
+    python tools/evolve.py ... --metric AP50 --output-dir output/quick SOLVER.MAX_ITER 50
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--config-file", required=True, metavar="FILE", help="a config whose detector has this loss")
+    p.add_argument("--output-dir", required=True, metavar="OUT", help="folder of the search")
+    p.add_argument("--population", type=int, default=8, help="individuals of a generation (default 8)")
+    p.add_argument("--generations", type=int, default=4, help="generations in all (default 4)")
+    p.add_argument("--seed", type=int, default=0, help="of the search and of its proxies (default 0)")
+    p.add_argument("--workers", type=int, default=1, help="proxies at a time (default 1)")
+    p.add_argument("--resume", action="store_true", help="go on with the search in OUT")
+    p.add_argument(
+        "--executor",
+        choices=["process", "inline"],
+        default="process",
+        help="process: worker processes, each with its share of threads and GPUs; inline: in this process, one "
+        "after the other (default process)",
+    )
+    p.add_argument("--algorithm", choices=["ga"], default="ga", help="ga: a genetic algorithm (default)")
+    p.add_argument(
+        "--mode",
+        choices=["separate", "shared"],
+        default="separate",
+        help="separate: five functions a head; shared: one for all five (default separate)",
+    )
+    p.add_argument("--points", type=int, default=4, metavar="K", help="control points of a function (default 4)")
+    p.add_argument("--elite", type=int, default=1, help="best individuals that live on unchanged (default 1)")
+    p.add_argument(
+        "--init",
+        action="append",
+        metavar="LOSS",
+        help="first individuals: a preset or a loss file; may be given several times (default: linear, the identity)",
+    )
+    p.add_argument("--fix-grad-scale", type=float, metavar="R", help="do not search the gradient scale")
+    p.add_argument("--metric", default="AP", help="the fitness: a figure of COCO's evaluator (default AP)")
+    p.add_argument("--timeout", type=float, metavar="S", help="seconds a proxy may take (default: no limit)")
+    p.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options of the proxies")
+    return p
+
+
+def main() -> int:
+    args = parser().parse_args()
+    from paramap_d2.errors import UserError
+    from paramap_d2.search.session import SearchOptions, run_search
+
+    try:
+        run_search(SearchOptions(**vars(args)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted; what has ended is kept, go on with --resume ({args.output_dir})", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
