@@ -51,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
         "--init",
         action="append",
         metavar="LOSS",
-        help="first individuals: a preset or a loss file; may be given several times (default: linear, the identity)",
+        help="first individuals: a preset or a loss file; may be given several times (default: the config's "
+        "MODEL.PARAM_AP.LOSS and linear, the identity)",
     )
     p.add_argument("--fix-grad-scale", type=float, metavar="R", help="do not search the gradient scale")
     p.add_argument("--metric", default="AP", help="the fitness: a figure of COCO's evaluator (default AP)")

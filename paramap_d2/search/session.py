@@ -28,7 +28,7 @@ from .evolution import SearchProgress, evolve, generation_line, open_store, writ
 from .executors import Executor, InlineExecutor, ProcessExecutor
 from .genetic import GeneticAlgorithm
 from .proxy import Proxy
-from .space import SearchSpace
+from .space import Genome, SearchSpace
 from .store import Evaluation, Store, StoreError, best_evaluation
 
 logger = logging.getLogger("paramap_d2.search")
@@ -73,7 +73,7 @@ def run_search(options: SearchOptions) -> Evaluation | None:
     folder = Path(options.output_dir)
     config, heads = _proxy_config(options)
     space = SearchSpace(heads, options.points, options.mode, options.fix_grad_scale)
-    initial = [space.encode(load_loss(name), f"loss {name}") for name in options.init or ["linear"]]
+    initial = _first_individuals(options, config, space)
     algorithm = GeneticAlgorithm(space.genes, options.population, options.seed, initial, options.elite)
     settings = {
         "config": _flat(config),
@@ -85,8 +85,8 @@ def run_search(options: SearchOptions) -> Evaluation | None:
         "metric": options.metric,
         "initial": initial,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder), open_store(folder, settings, options.resume) as store:
+    executor = _executor(options)
+    with _only_one(folder, options.resume), open_store(folder, settings, options.resume) as store:
         store.write_settings(
             {
                 "generations": options.generations,
@@ -96,7 +96,6 @@ def run_search(options: SearchOptions) -> Evaluation | None:
             }
         )
         proxy = Proxy(config.dump(), space, options.metric, str(folder / "evaluations"))
-        executor = _executor(options)
         try:
             return _run(options, folder, space, algorithm, proxy, executor, store)
         finally:
@@ -201,11 +200,20 @@ def _proxy_config(options: SearchOptions) -> tuple[Any, tuple[str, ...]]:
             f"config {options.config_file} trains {config.MODEL.META_ARCHITECTURE}, which has no Parameterized AP "
             f"Loss to search"
         )
-    config.MODEL.PARAM_AP.LOSS = "linear"
     check_config(config)
     if not config.DATASETS.TEST:
         raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
     return config, heads
+
+
+def _first_individuals(options: SearchOptions, config: Any, space: SearchSpace) -> list[Genome]:
+    """What --init names; by default the config's own loss, if it is one that the space holds, and the identity."""
+    if options.init:
+        return [space.encode(load_loss(name), f"loss {name} (--init)") for name in options.init]
+    try:
+        return [space.encode(load_loss(config.MODEL.PARAM_AP.LOSS)), space.identity()]
+    except UserError:
+        return [space.identity()]
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -229,8 +237,12 @@ def _executor(options: SearchOptions) -> Executor:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which goes with this process however it ends."""
+def _only_one(folder: Path, resume: bool) -> Iterator[None]:
+    """Holds the folder's lock, which goes with this process however it ends; makes the folder of a new search."""
+    if not resume:
+        folder.mkdir(parents=True, exist_ok=True)
+    elif not folder.is_dir():
+        raise StoreError(f"{folder} does not exist: there is no search to resume")
     try:
         lock = portalocker.Lock(
             folder / ".lock",

@@ -11,7 +11,7 @@ from paramap_d2.search.store import FINISHED
 def target_distance(task):
     """Best where all genes are 0.7; a fifth of the genomes fail, told by their first gene alone."""
     fitness = 100 - 100 * sum((gene - 0.7) ** 2 for gene in task.genome) / len(task.genome)
-    if int(task.genome[0] * 1e6) % 5 == 0:
+    if int(task.genome[0] * 1e6) % 5 == 3:
         return Outcome("diverged", error="FloatingPointError: made up")
     return Outcome(FINISHED, fitness, {"bbox/AP": fitness}, seconds=0.01, iterations=10, started=time.time())
 

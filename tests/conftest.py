@@ -1,0 +1,45 @@
+import copy
+import json
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_datasets(tmp_path_factory):
+    """`tiny_train` and `tiny_val`: eight and four images of `shapes`, also known to workers that are started later."""
+    from detectron2.data import MetadataCatalog
+
+    from paramap_d2.data import check_datasets
+    from paramap_d2.data.coco import USER_DATASETS, register_from_file
+
+    folder = tmp_path_factory.mktemp("tiny")
+    check_datasets("shapes_train")
+    whole = MetadataCatalog.get("shapes_train")
+    with open(whole.json_file) as file:
+        content = json.load(file)
+    entries = {}
+    for name, images in (("tiny_train", content["images"][:8]), ("tiny_val", content["images"][8:12])):
+        part = copy.copy(content)
+        ids = {image["id"] for image in images}
+        part["images"] = images
+        part["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+        (folder / f"{name}.json").write_text(json.dumps(part))
+        entries[name] = {"json_file": f"{name}.json", "image_root": os.path.abspath(whole.image_root)}
+    path = folder / "datasets.json"
+    path.write_text(json.dumps(entries))
+    before = os.environ.get(USER_DATASETS)
+    os.environ[USER_DATASETS] = str(path)
+    register_from_file(path)
+    yield ["DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_val',)"]
+    if before is None:
+        del os.environ[USER_DATASETS]
+    else:
+        os.environ[USER_DATASETS] = before
+
+
+@pytest.fixture
+def tiny(tiny_datasets):
+    """Options that make a training of any of the small configs take seconds."""
+    size = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "SOLVER.IMS_PER_BATCH", "2"]
+    return [*tiny_datasets, *size, "SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0"]

@@ -1,0 +1,96 @@
+"""projects/ParamAP/train_net.py as its users call it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "projects" / "ParamAP" / "train_net.py"
+CONFIGS = ROOT / "projects" / "ParamAP" / "configs"
+
+
+def train(*args, code=0):
+    done = subprocess.run(
+        [sys.executable, str(TRAIN), *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
+    return done
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}
+
+
+@pytest.mark.slow
+def test_train_resume_and_eval_only(tmp_path, tiny):
+    start = ["--config-file", CONFIGS / "shapes_retinanet_R_18_FPN.yaml"]
+    out = ["OUTPUT_DIR", tmp_path / "out"]
+    train(*start, *tiny, *out)
+    assert list(losses(tmp_path / "out")) == [1]
+    train(*start, "--resume", *tiny, *out, "SOLVER.MAX_ITER", 4)
+    assert list(losses(tmp_path / "out")) == [1, 3]
+    weights = tmp_path / "out" / "model_final.pth"
+    done = train(*start, "--eval-only", *tiny, "OUTPUT_DIR", tmp_path / "eval", "MODEL.WEIGHTS", weights)
+    assert "copypaste: AP,AP50,AP75,APs,APm,APl" in done.stdout + done.stderr
+    assert not (tmp_path / "eval" / "model_final.pth").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_and_amp(tmp_path, tiny):
+    # gloo: Detectron2's own launcher asks for as many GPUs as ranks.
+    code = f"""
+import sys
+sys.path.insert(0, {str(TRAIN.parent)!r})
+
+import torch.multiprocessing as mp
+import train_net
+from detectron2.engine import default_argument_parser
+
+def rank(r, args):
+    import detectron2.utils.comm as comm
+    import torch.distributed as dist
+    dist.init_process_group("gloo", init_method="file://{tmp_path}/rendezvous", world_size=2, rank=r)
+    comm.create_local_process_group(2)
+    train_net.main(args)
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args(sys.argv[1:])
+    mp.start_processes(rank, (args,), nprocs=2, start_method="spawn")
+"""
+    script = tmp_path / "ranks.py"
+    script.write_text(code)
+    opts = ["--config-file", CONFIGS / "shapes_retinanet_R_18_FPN.yaml", *tiny, "OUTPUT_DIR", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, opts)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert torch.isfinite(torch.tensor(list(losses(tmp_path / "out").values()))).all()
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--config-file", "nowhere.yaml"], "error: config file nowhere.yaml does not exist"),
+        (
+            ["--config-file", CONFIGS / "shapes_retinanet_R_18_FPN.yaml", "MODEL.PARAM_AP.LOSS", "nowhere.json"],
+            "error: loss 'nowhere.json' is neither a preset",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(args, message):
+    done = train(*args, code=1)
+    assert message in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,144 @@
+"""Whole searches: real Detectron2 proxies, very short ones."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import portalocker
+import pytest
+
+from paramap_d2.errors import UserError
+from paramap_d2.losses import load_loss
+from paramap_d2.search.session import SearchOptions, run_search
+from paramap_d2.search.store import FINISHED, Store, StoreError
+
+CONFIGS = Path(__file__).parents[2] / "projects" / "ParamAP" / "configs"
+RETINANET = str(CONFIGS / "shapes_retinanet_R_18_FPN.yaml")
+
+
+def options(folder, opts, **more):
+    defaults = {"config_file": RETINANET, "population": 2, "generations": 2, "executor": "inline", "seed": 3}
+    return SearchOptions(output_dir=str(folder), opts=opts, **{**defaults, **more})
+
+
+def rows(folder):
+    with Store(folder / "search.db", readonly=True) as store:
+        return store.evaluations()
+
+
+def story(folder):
+    return sorted((e.generation, e.position, e.genome, e.seed, e.status, e.fitness) for e in rows(folder))
+
+
+@pytest.mark.slow
+def test_a_search_leaves_what_it_promises_and_resumes_to_the_same(tmp_path, tiny):
+    best = run_search(options(tmp_path / "whole", tiny))
+    folder = tmp_path / "whole"
+    found = rows(folder)
+    assert [e.status for e in found] == [FINISHED] * 3
+    assert all(e.seconds > 0 and e.iterations == 2 and e.seed == 3 and "bbox/AP50" in e.metrics for e in found)
+    assert best.fitness == max(e.fitness for e in found)
+    assert list(load_loss(folder / "best.json")) == ["dense"]
+    assert json.loads((folder / "best.json").read_text())["meta"]["fitness"] == best.fitness
+    for name in ("functions.png", "history.png", "report.html", "log.txt"):
+        assert (folder / name).stat().st_size > 0
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert not list(folder.rglob("*.pth")) and not list(folder.rglob("metrics.json"))
+
+    # The same in worker processes, cut off after the first generation.
+    run_search(options(tmp_path / "cut", tiny, executor="process", workers=2, generations=1))
+    run_search(options(tmp_path / "cut", tiny, executor="process", workers=2, resume=True))
+    first, again = story(folder), story(tmp_path / "cut")
+    assert [row[:5] for row in again] == [row[:5] for row in first]
+    assert [row[5] for row in again] == pytest.approx([row[5] for row in first], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "opts, status, error",
+    [
+        (["SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", "6"], "diverged", "FloatingPointError: Loss became infinite"),
+        (["MODEL.RETINANET.SCORE_THRESH_TEST", "1.5"], "no detections", "finds nothing"),
+        (["MODEL.BACKBONE.NAME", "build_nothing"], "failed", "KeyError: .*build_nothing"),
+    ],
+)
+def test_failures_are_told_apart_and_never_the_end(tmp_path, tiny, opts, status, error):
+    assert run_search(options(tmp_path / "out", [*tiny, *opts], generations=1)) is None
+    for evaluation in rows(tmp_path / "out"):
+        assert evaluation.status == status and evaluation.fitness == 0.0
+        assert re.search(error, evaluation.error) and "\n" not in evaluation.error
+        assert evaluation.log
+    assert not (tmp_path / "out" / "best.json").exists()
+    assert status in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_loss_that_stays_at_one_is_stopped(tmp_path, tiny, monkeypatch):
+    from paramap_d2.losses import ParameterizedAPLoss
+    from paramap_d2.losses.parameterized_ap import APLossTerms
+
+    stuck = ParameterizedAPLoss.terms
+
+    def terms(self, *args):
+        real = stuck(self, *args)
+        return APLossTerms(0 * real.ranking, 0 * real.localization + 1)
+
+    monkeypatch.setattr(ParameterizedAPLoss, "terms", terms)
+    monkeypatch.setattr("paramap_d2.search.proxy.STUCK_ITERATIONS", 3)
+    opts = [*tiny, "SOLVER.MAX_ITER", "50"]
+    assert run_search(options(tmp_path / "out", opts, generations=1)) is None
+    assert {(e.status, e.iterations) for e in rows(tmp_path / "out")} == {("diverged", 3)}
+    assert all("stayed at 1" in e.error for e in rows(tmp_path / "out"))
+
+
+def test_out_of_memory_is_named(tmp_path, tiny, monkeypatch):
+    def full(self, *args):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("paramap_d2.losses.ParameterizedAPLoss.terms", full)
+    assert run_search(options(tmp_path / "out", tiny, generations=1)) is None
+    assert all(e.error.startswith("out of memory: ") for e in rows(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "more, opts, message",
+    [
+        ({"population": 0}, [], "population must be at least 2, not 0"),
+        ({"generations": 0}, [], "generations must be at least 1, not 0"),
+        ({"workers": 0, "executor": "process"}, [], "workers must be at least 1"),
+        ({"workers": 2}, [], "inline executor has one worker"),
+        ({"fix_grad_scale": -1.0}, [], "fix-grad-scale must be a positive number"),
+        ({"init": ["nowhere.json"]}, [], "'nowhere.json' is neither a preset"),
+        ({"init": ["square"]}, [], "loss square .--init.: function .* not piecewise linear"),
+        ({"init": ["fasterrcnn-coco"]}, [], "has no head 'dense'"),
+        ({"config_file": "nowhere.yaml"}, [], "config file nowhere.yaml does not exist"),
+        ({"resume": True}, [], "no search to resume"),
+        ({}, ["SOLVER.MAX_ITERS", "5"], "config option SOLVER.MAX_ITERS 5: Non-existent"),
+        ({}, ["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' at the end has no partner"),
+        ({}, ["SOLVER.MAX_ITER", "many"], "config option SOLVER.MAX_ITER many"),
+        ({}, ["DATASETS.TRAIN", "('nope_train',)"], "data set 'nope_train' is not registered"),
+        ({}, ["DATASETS.TEST", "()"], "DATASETS.TEST names no data set"),
+        ({}, ["MODEL.META_ARCHITECTURE", "RetinaNet"], "RetinaNet, which has no Parameterized AP Loss"),
+        ({}, ["MODEL.RETINANET.NUM_CLASSES", "80"], "has 3 classes, .* 80"),
+    ],
+)
+def test_bad_input_is_one_line_and_starts_nothing(tmp_path, tiny, more, opts, message):
+    with pytest.raises(UserError, match=message) as raised:
+        run_search(options(tmp_path / "out", [*tiny, *opts] if opts[:1] != ["SOLVER.MAX_ITER"] else opts, **more))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out" / "search.db").exists()
+
+
+def test_two_searches_in_one_folder(tmp_path, tiny):
+    (tmp_path / "out").mkdir()
+    with (
+        portalocker.Lock(tmp_path / "out" / ".lock", "w"),
+        pytest.raises(StoreError, match="another search is running"),
+    ):
+        run_search(options(tmp_path / "out", tiny))
+    assert os.listdir(tmp_path / "out") == [".lock"]
+
+
+def test_a_missing_data_set_names_the_variable(tmp_path, tiny):
+    opts = [*tiny, "DATASETS.TRAIN", "('coco_2017_train',)"]
+    with pytest.raises(UserError, match="DETECTRON2_DATASETS"):
+        run_search(options(tmp_path / "out", opts))
