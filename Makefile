@@ -49,7 +49,7 @@ $(STAMP): requirements.lock setup.py tools/get_detectron2.py
 # One thread in each test process: the processes are what runs in parallel.
 test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --cov=paramap_d2 --cov-fail-under=90 $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --cov=paramap_d2 --cov-fail-under=90 $(ARGS)
 
 demo: setup
 	$(BIN)/python tools/demo.py $(ARGS)

@@ -210,3 +210,25 @@ def test_images_of_several_sizes():
     small["instances"].gt_boxes = Boxes(np.clip(small["instances"].gt_boxes.tensor, 0, 64))
     found, _ = losses(model, [inputs[0], small])
     assert all(torch.isfinite(v) for v in found.values())
+
+
+@pytest.mark.parametrize(
+    "option, value, changes",
+    [
+        ("QUALITY", "iou", "loss"),
+        ("QUALITY", "l1", "loss"),
+        ("TOP_K", "300", "loss"),
+        ("BLOCK_GRADIENT", "False", "gradient"),
+    ],
+)
+def test_every_option_has_its_effect(option, value, changes):
+    inputs = batch("retinanet", 2)
+    found = []
+    for opts in ([], [f"MODEL.PARAM_AP.{option}", value]):
+        model = build("retinanet", *opts)
+        loss = sum(losses(model, inputs)[0].values())
+        loss.backward()
+        found.append((loss.item(), model.head.cls_score.bias.grad.clone()))
+    assert np.isfinite(found[1][0])
+    assert (found[0][0] != found[1][0]) == (changes == "loss")
+    assert not torch.equal(found[0][1], found[1][1])
