@@ -72,12 +72,13 @@ class _Shape(NamedTuple):
 
 @lru_cache(maxsize=64)  # a step would else copy these to its device anew
 def _shape(numerator: PiecewiseLinear, denominator: PiecewiseLinear, device: torch.device) -> _Shape:
-    at = torch.tensor(sorted({2 * x - 1 for f in (numerator, denominator) for x in f.x}), dtype=torch.float64)
-    value = torch.stack([f.value(at / 2 + 0.5) for f in (numerator, denominator)])
-    slope = torch.stack([f.slope(at / 2 + 0.5) / 2 for f in (numerator, denominator)])
+    # In the functions' own argument: 2x − 1 and back may round to the other side of a breakpoint.
+    x = torch.tensor(sorted({x for f in (numerator, denominator) for x in f.x}), dtype=torch.float64)
+    value = torch.stack([f.value(x) for f in (numerator, denominator)])
+    slope = torch.stack([f.slope(x) / 2 for f in (numerator, denominator)])
     slope[:, -1] = 0
     change = slope.diff(dim=1, prepend=torch.zeros(2, 1, dtype=torch.float64))
-    return _Shape(*(tensor.to(device) for tensor in (at, value, slope, change)))
+    return _Shape(*(tensor.to(device) for tensor in (2 * x - 1, value, slope, change)))
 
 
 class _Edges(NamedTuple):

@@ -107,3 +107,17 @@ def test_the_look_up_is_the_search(dtype):
     scores = torch.cat([scores, torch.tensor([-torch.inf, -3e38, 3e38, 0.0, -0.0], dtype=dtype)])
     want = torch.searchsorted(edge, scores.double(), right=True)
     assert torch.equal(_Buckets(edge, dtype).of(scores).long(), want)
+
+
+def test_every_breakpoint_has_the_slope_to_its_right():
+    """2x − 1 and back rounds below x for some x, and the slope of the piece before would then serve for the whole."""
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.linspace(-2, 2, 41, dtype=torch.float64)
+    targets = torch.zeros(41, dtype=torch.int64)
+    targets[20] = 1
+    rounded = 0
+    for x in (0.01 + 0.24 * torch.rand(200, dtype=torch.float64, generator=generator)).tolist():
+        rounded += (2 * x - 1) / 2 + 0.5 < x
+        steep = PiecewiseLinear([(0, 0), (x, 0), (1, 1)])
+        assert_paths_agree(scores, targets, (steep, PiecewiseLinear([(0, 0), (x, 1), (1, 1)])))
+    assert rounded > 10
