@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 
@@ -24,8 +25,8 @@ def add_paramap_config(cfg: CfgNode) -> None:
     cfg.MODEL.PARAM_AP.LOSS = "retinanet-coco"
     # Quality of a positive's box: "giou" ((GIoU + 1) / 2, the paper's), "iou" or "l1".
     cfg.MODEL.PARAM_AP.QUALITY = "giou"
-    # Hold the denominator of the precision constant in the backward pass. Without it training hardly works (the
-    # paper's Table 1).
+    # Hold the denominator of the precision constant in the backward pass (the paper's Table 1: RetinaNet reaches
+    # 40.5 AP with it and 0.8 without).
     cfg.MODEL.PARAM_AP.BLOCK_GRADIENT = True
     # Count only the k samples of highest score in the batch; 0 counts all.
     cfg.MODEL.PARAM_AP.TOP_K = 0
@@ -149,28 +150,37 @@ def num_classes(cfg: CfgNode) -> int:
     return cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
+def check_data(names: Sequence[str], classes: int | None) -> None:
+    """Whether data sets are there and have as many classes as the detector (None: a detector that cannot say).
+
+    Raises:
+        UserError: names the data set; of classes, both numbers.
+    """
+    from detectron2.data import MetadataCatalog
+
+    from .data import check_datasets
+
+    check_datasets(names)
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        has = len(metadata.get("thing_classes", ()))
+        if not has and metadata.get("json_file"):  # a user's own COCO file, which nothing has loaded yet
+            with open(metadata.json_file, encoding="utf-8") as file:
+                has = len(json.load(file).get("categories", ()))
+        if has and classes is not None and has != classes:
+            raise ConfigError(f"data set {name} has {has} classes, and the config's detector {classes}")
+
+
 def check_config(cfg: CfgNode) -> None:
     """Everything that can be known to be wrong before a model is built.
 
     Raises:
         UserError: a data set that is not there, a class count that does not fit it, a loss that cannot be read.
     """
-    from detectron2.data import MetadataCatalog
-
-    from .data import check_datasets
-
-    for split in ("TRAIN", "TEST"):
-        names = cfg.DATASETS[split]
-        if split == "TRAIN" and not names:
-            raise ConfigError("DATASETS.TRAIN names no data set")
-        check_datasets(names)
-        for name in names:
-            metadata = MetadataCatalog.get(name)
-            if not metadata.get("thing_classes") and metadata.get("json_file"):
-                continue  # a user's own COCO file: its classes are known once it is loaded
-            has, wants = len(metadata.get("thing_classes", ())), num_classes(cfg)
-            if has and has != wants:
-                raise ConfigError(f"data set {name} has {has} classes, and the config's detector {wants}")
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN names no data set")
+    for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
+        check_data(names, num_classes(cfg))
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
         raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {cfg.SOLVER.OPTIMIZER}")
     for pair in cfg.SOLVER.LR_FACTORS:

@@ -14,6 +14,7 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 
 from . import modeling  # noqa: F401  registers the models
 from .data import build_evaluator, build_train_mapper
+from .solver import lr_factors
 
 
 class Trainer(DefaultTrainer):
@@ -29,14 +30,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        factors = cfg.SOLVER.LR_FACTORS
         params = get_default_optimizer_params(
             model,
             base_lr=cfg.SOLVER.BASE_LR,
             weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
             bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-            lr_factor_func=lambda name: next((factor for part, factor in factors if part in name), 1.0),
+            lr_factor_func=lr_factors(cfg.SOLVER.LR_FACTORS),
         )
         options = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
         if cfg.SOLVER.OPTIMIZER == "SGD":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Search the control points of the Parameterized AP Loss for a detector and its data.
 
-Every candidate loss is tried in a short training of the config (its PROXY.OPTS say what is shortened), and the AP it
-reaches is its fitness. OUT then holds best.json (a loss file for MODEL.PARAM_AP.LOSS), functions.png, history.png,
-report.html, search.db with every evaluation, TensorBoard events and the log.
+Every candidate loss is tried in a short training of the config, and the AP it reaches is its fitness. What is
+shortened, a YAML config says with PROXY.OPTS and a LazyConfig with proxy.opts. OUT then holds best.json (a loss file to
+train with), functions.png, history.png, report.html, search.db with every evaluation, TensorBoard events and the log.
 """
 
 import argparse
@@ -17,6 +17,9 @@ EXAMPLES = """examples:
     python tools/evolve.py ... --generations 6 --output-dir output/bccd --resume
   shorter proxies, and AP50 as fitness:
     python tools/evolve.py ... --metric AP50 --output-dir output/quick SOLVER.MAX_ITER 50
+  a LazyConfig, and one head of Faster R-CNN with the published loss for the other:
+    python tools/evolve.py --config-file projects/ParamAP/configs/lazy/bccd_faster_rcnn_R_18_FPN.py \\
+        --heads roi --fixed fasterrcnn-coco --output-dir output/roi train.max_iter=50
 """
 
 
@@ -24,7 +27,9 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--config-file", required=True, metavar="FILE", help="a config whose detector has this loss")
+    p.add_argument(
+        "--config-file", required=True, metavar="FILE", help="a YAML config or LazyConfig (.py) with this loss"
+    )
     p.add_argument("--output-dir", required=True, metavar="OUT", help="folder of the search")
     p.add_argument("--population", type=int, default=8, help="individuals of a generation (default 8)")
     p.add_argument("--generations", type=int, default=4, help="generations in all (default 4)")
@@ -54,10 +59,24 @@ def parser() -> argparse.ArgumentParser:
         help="first individuals: a preset or a loss file; may be given several times (default: the config's "
         "MODEL.PARAM_AP.LOSS and linear, the identity)",
     )
+    p.add_argument(
+        "--heads",
+        type=lambda text: text.split(","),
+        metavar="HEAD[,HEAD]",
+        help="search these of the detector's heads, such as rpn or roi (default: all)",
+    )
+    p.add_argument(
+        "--fixed", metavar="LOSS", help="the loss of the heads that are not searched: a preset or a loss file"
+    )
     p.add_argument("--fix-grad-scale", type=float, metavar="R", help="do not search the gradient scale")
     p.add_argument("--metric", default="AP", help="the fitness: a figure of COCO's evaluator (default AP)")
     p.add_argument("--timeout", type=float, metavar="S", help="seconds a proxy may take (default: no limit)")
-    p.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options of the proxies")
+    p.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="config options of the proxies; of a LazyConfig key=value",
+    )
     return p
 
 

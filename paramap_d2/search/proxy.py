@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .proxy_config import ProxyConfig
 from .space import Genome, SearchSpace
 from .store import FINISHED
 
 STUCK_MARGIN, STUCK_ITERATIONS = 1e-6, 50
-"""The paper's rule: a loss within this distance of 1 for more than this many iterations learns nothing."""
+"""The paper's rule: a loss within this distance of 1 for more than this many iterations learns nothing. A detector with
+several losses is stuck where their sum stays at a whole number of them."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,13 @@ class Proxy:
     and torch only when called, and is sent to worker processes as it is.
 
     Args:
-        config: a Detectron2 config as YAML text, proxy options merged.
+        config: see :func:`paramap_d2.search.proxy_config.read_proxy_config`.
         space: how genomes decode.
         metric: figure of the evaluator that is the fitness, such as ``AP`` or ``AP50`` (percent, task ``bbox``).
         folder: where each evaluation gets a folder of its own, for its loss file and log.
     """
 
-    config: str
+    config: ProxyConfig
     space: SearchSpace
     metric: str
     folder: str
@@ -92,23 +94,15 @@ class Proxy:
         return outcome
 
     def _evaluate(self, task: Task, folder: Path, outcome: Outcome) -> None:
-        from detectron2.utils.env import seed_all_rng
-
         from paramap_d2.losses import save_loss
 
         loss_file = folder / "loss.json"
         save_loss(loss_file, self.space.decode(task.genome), {"genome": task.genome, "seed": task.seed})
-        cfg = proxy_config(self.config, loss_file, folder, task.seed)
-        seed_all_rng(task.seed)
-        trainer = _proxy_trainer()(cfg)
-        trainer.resume_or_load(resume=False)
+        watch = _loss_watch()
         try:
-            trainer.train()
+            results = self.config.train(loss_file, folder, task.seed, watch)
         finally:
-            outcome.iterations = trainer.iter
-        results = trainer.test(cfg, trainer.model)
-        if len(cfg.DATASETS.TEST) > 1:
-            results = results[cfg.DATASETS.TEST[0]]
+            outcome.iterations = watch.iterations
         figures = {f"{kind}/{name}": float(v) for kind, part in results.items() for name, v in part.items()}
         outcome.metrics = {name: v for name, v in figures.items() if math.isfinite(v)}
         fitness = figures.get(f"bbox/{self.metric}", math.nan)
@@ -120,45 +114,26 @@ class Proxy:
             raise ValueError(f"the evaluator gives no {self.metric}; it gives {', '.join(figures)}")
 
 
-def proxy_config(text: str, loss_file: Path, folder: Path, seed: int) -> Any:
-    """The frozen config of one proxy training."""
-    from paramap_d2.config import parse_config
-
-    cfg = parse_config(text)
-    cfg.MODEL.PARAM_AP.LOSS = str(loss_file)
-    cfg.OUTPUT_DIR = str(folder)
-    cfg.SEED = seed
-    cfg.freeze()
-    return cfg
-
-
-def _proxy_trainer() -> type:
-    """The trainer's class; made late because it needs Detectron2."""
-    from detectron2.engine import HookBase, hooks
-
-    from paramap_d2.training import Trainer
+def _loss_watch() -> Any:
+    """The hook of a proxy training; its class is made late because it needs Detectron2."""
+    from detectron2.engine import HookBase
 
     class LossWatch(HookBase):
-        """Ends a training whose loss stays at 1, and leaves the loss curve in the log."""
+        """Ends a training whose losses stay at 1, counts its iterations and leaves the loss curve in the log."""
 
-        def before_train(self) -> None:
-            self.stuck = 0
+        def __init__(self) -> None:
+            self.stuck = self.iterations = 0
 
         def after_step(self) -> None:
             loss = self.trainer.storage.latest()["total_loss"][0]
-            self.stuck = self.stuck + 1 if abs(loss - 1) <= STUCK_MARGIN else 0
+            self.stuck = self.stuck + 1 if loss > 0.5 and abs(loss - round(loss)) <= STUCK_MARGIN else 0
             if self.stuck > STUCK_ITERATIONS:
-                raise StuckError(f"the loss stayed at 1 for more than {STUCK_ITERATIONS} iterations")
+                raise StuckError(f"the loss stayed at {loss:.0f} for more than {STUCK_ITERATIONS} iterations")
             if self.trainer.iter % 10 == 0:
                 logging.getLogger("paramap_d2").info("iteration %d loss %.4f", self.trainer.iter, loss)
+            self.iterations = self.trainer.iter + 1
 
-    class ProxyTrainer(Trainer):
-        """Trains and does nothing else: no checkpoints, no event files, no evaluation on the way."""
-
-        def build_hooks(self) -> list[HookBase]:
-            return [hooks.LRScheduler(), LossWatch()]
-
-    return ProxyTrainer
+    return LossWatch()
 
 
 @contextlib.contextmanager

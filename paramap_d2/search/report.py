@@ -133,18 +133,15 @@ def _row(candidate: Candidate, space: SearchSpace, others: Sequence[str]) -> dic
 
 
 def _training_command(settings: Mapping[str, Any], loss: Path, output: Path) -> str:
-    words = [
-        "python",
-        "projects/ParamAP/train_net.py",
-        "--config-file",
-        str(settings.get("config_file") or "CONFIG"),
-        *map(str, settings.get("opts") or []),
-        "MODEL.PARAM_AP.LOSS",
-        str(loss),
-        "OUTPUT_DIR",
-        str(output),
-    ]
-    return shlex.join(words)
+    config = str(settings.get("config_file") or "CONFIG")
+    opts = map(str, settings.get("opts") or [])
+    if config.endswith(".py"):
+        script = "lazyconfig_train_net.py"
+        ours = [*(f"{key}={loss}" for key in settings["loss_keys"]), f"train.output_dir={output}"]
+    else:
+        script = "train_net.py"
+        ours = ["MODEL.PARAM_AP.LOSS", str(loss), "OUTPUT_DIR", str(output)]
+    return shlex.join(["python", f"projects/ParamAP/{script}", "--config-file", config, *opts, *ours])
 
 
 def _setting(value: Any) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import portalocker
 from rich.console import Console
@@ -22,19 +21,17 @@ from rich.progress import (
 )
 
 from paramap_d2.errors import UserError
-from paramap_d2.losses import load_loss
+from paramap_d2.losses import HeadLoss, head_losses, load_loss
 
 from .evolution import SearchProgress, evolve, generation_line, open_store, write_results
 from .executors import Executor, InlineExecutor, ProcessExecutor
 from .genetic import GeneticAlgorithm
 from .proxy import Proxy
+from .proxy_config import ProxyConfig, read_proxy_config
 from .space import Genome, SearchSpace
 from .store import Evaluation, Store, StoreError, best_evaluation
 
 logger = logging.getLogger("paramap_d2.search")
-
-NOT_PART_OF_A_SEARCH = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "MODEL.PARAM_AP.LOSS", "PROXY.OPTS")
-"""Config keys that may differ on resume: a proxy sets them itself, or they do not change what it computes."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,8 @@ class SearchOptions:
     points: int = 4
     elite: int = 1
     init: Sequence[str] | None = None
+    heads: Sequence[str] | None = None
+    fixed: str | None = None
     fix_grad_scale: float | None = None
     metric: str = "AP"
     timeout: float | None = None
@@ -71,12 +70,13 @@ def run_search(options: SearchOptions) -> Evaluation | None:
     if options.fix_grad_scale is not None and not 0 < options.fix_grad_scale < float("inf"):
         raise UserError(f"fix-grad-scale must be a positive number, not {options.fix_grad_scale:g}")
     folder = Path(options.output_dir)
-    config, heads = _proxy_config(options)
-    space = SearchSpace(heads, options.points, options.mode, options.fix_grad_scale)
+    config = read_proxy_config(options.config_file, options.opts)
+    searched, fixed = _searched_and_fixed(options, config.heads)
+    space = SearchSpace(searched, options.points, options.mode, options.fix_grad_scale, fixed)
     initial = _first_individuals(options, config, space)
     algorithm = GeneticAlgorithm(space.genes, options.population, options.seed, initial, options.elite)
     settings = {
-        "config": _flat(config),
+        "config": config.settings,
         "space": space.describe(),
         "algorithm": options.algorithm,
         "population": options.population,
@@ -92,10 +92,11 @@ def run_search(options: SearchOptions) -> Evaluation | None:
                 "generations": options.generations,
                 "config_file": options.config_file,
                 "opts": list(options.opts),
+                "loss_keys": config.loss_keys,
                 "workers": options.workers,
             }
         )
-        proxy = Proxy(config.dump(), space, options.metric, str(folder / "evaluations"))
+        proxy = Proxy(config, space, options.metric, str(folder / "evaluations"))
         try:
             return _run(options, folder, space, algorithm, proxy, executor, store)
         finally:
@@ -186,46 +187,34 @@ def _run(
     return best
 
 
-def _proxy_config(options: SearchOptions) -> tuple[Any, tuple[str, ...]]:
-    """The config of the proxies (what the command line says has the last word) and the heads that it trains."""
-    from paramap_d2.config import check_config, detector_heads, merge_options, read_config
+def _searched_and_fixed(
+    options: SearchOptions, detector: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[str, HeadLoss]]:
+    """Of the detector's heads those that are searched, by default all, and the losses that the others keep."""
+    wanted = options.heads or detector
+    for head in wanted:
+        if head not in detector:
+            raise UserError(f"--heads: the config's detector has no head {head!r}; it has {', '.join(detector)}")
+    kept = tuple(head for head in detector if head not in wanted)
+    if not kept:
+        if options.fixed:
+            raise UserError(f"--fixed {options.fixed}: no head is left to fix; say with --heads which are searched")
+    elif not options.fixed:
+        raise UserError(f"--heads leaves {', '.join(kept)} out: give its loss with --fixed, a preset or a loss file")
+    else:
+        losses = head_losses(load_loss(options.fixed), kept, options.fixed)
+        return tuple(head for head in detector if head in wanted), dict(zip(kept, losses, strict=True))
+    return detector, {}
 
-    config = read_config(options.config_file, options.opts)
-    merge_options(config, config.PROXY.OPTS)
-    merge_options(config, options.opts)
-    config.VIS_PERIOD = 0
-    heads = detector_heads(config)
-    if not heads:
-        raise UserError(
-            f"config {options.config_file} trains {config.MODEL.META_ARCHITECTURE}, which has no Parameterized AP "
-            f"Loss to search"
-        )
-    check_config(config)
-    if not config.DATASETS.TEST:
-        raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
-    return config, heads
 
-
-def _first_individuals(options: SearchOptions, config: Any, space: SearchSpace) -> list[Genome]:
+def _first_individuals(options: SearchOptions, config: ProxyConfig, space: SearchSpace) -> list[Genome]:
     """What --init names; by default the config's own loss, if it is one that the space holds, and the identity."""
     if options.init:
         return [space.encode(load_loss(name), f"loss {name} (--init)") for name in options.init]
     try:
-        return [space.encode(load_loss(config.MODEL.PARAM_AP.LOSS)), space.identity()]
+        return [space.encode(load_loss(config.loss)), space.identity()]
     except UserError:
         return [space.identity()]
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """``{"SOLVER.MAX_ITER": "100", …}`` of a config, without what is no part of a search."""
-    flat: dict[str, str] = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{name}."))
-        elif name not in NOT_PART_OF_A_SEARCH:
-            flat[name] = str(value)
-    return flat
 
 
 def _executor(options: SearchOptions) -> Executor:

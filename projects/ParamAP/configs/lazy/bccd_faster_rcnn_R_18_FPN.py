@@ -1,0 +1,4 @@
+from .common.bccd import dataloader, lr_multiplier, optimizer, proxy, train  # noqa: F401
+from .common.small_faster_rcnn import model, param_ap  # noqa: F401
+
+train.output_dir = "output/bccd_faster_rcnn_R_18_FPN"

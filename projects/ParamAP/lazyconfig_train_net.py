@@ -1,0 +1,47 @@
+#!/usr/bin/env python
+"""Train or evaluate a detector that a LazyConfig describes.
+
+    python projects/ParamAP/lazyconfig_train_net.py \\
+        --config-file projects/ParamAP/configs/lazy/bccd_retinanet_R_18_FPN.py \\
+        model.param_ap.loss=output/bccd/best.json train.output_dir=output/bccd_final
+    python projects/ParamAP/lazyconfig_train_net.py --config-file CONFIG --eval-only \\
+        train.init_checkpoint=model_final.pth
+
+The options are those of Detectron2's own tools/lazyconfig_train_net.py.
+"""
+
+import sys
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, launch
+
+from paramap_d2.errors import UserError
+from paramap_d2.lazy_config import check_lazy_config, read_lazy_config
+from paramap_d2.lazy_training import build_model, evaluate, train
+
+
+def main(args):
+    cfg = read_lazy_config(args.config_file, args.opts)
+    default_setup(cfg, args)
+    if not args.eval_only:
+        return train(cfg, args.resume)
+    model = create_ddp_model(build_model(cfg))
+    DetectionCheckpointer(model, cfg.train.output_dir).resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+    return evaluate(cfg, model)
+
+
+if __name__ == "__main__":
+    args = default_argument_parser(__doc__).parse_args()
+    try:
+        check_lazy_config(read_lazy_config(args.config_file, args.opts))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )

@@ -1,0 +1,162 @@
+"""Every config of the project: it loads, its parts fit each other, and its detector can be built."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from detectron2.engine import default_argument_parser
+from detectron2.modeling import build_model
+
+import paramap_d2.data  # noqa: F401
+import paramap_d2.modeling  # noqa: F401
+from paramap_d2 import lazy_config
+from paramap_d2.config import detector_heads, merge_options, read_config
+from paramap_d2.lazy_training import build_model as build_lazy_model
+from paramap_d2.losses import head_losses, load_loss
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "projects" / "ParamAP" / "configs"
+YAML = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+RECIPES = [name for name in YAML if not name.startswith(("base_", "small_"))]
+LAZY = sorted(path.name for path in (CONFIGS / "lazy").glob("*.py"))
+
+
+def yaml_config(name, *opts):
+    return read_config(CONFIGS / name, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", *opts])
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_yaml_configs_build(name):
+    if "deformable_detr" in name:
+        pytest.importorskip("transformers")
+    cfg = yaml_config(name)
+    heads = detector_heads(cfg)
+    if heads:
+        head_losses(load_loss(cfg.MODEL.PARAM_AP.LOSS), heads, cfg.MODEL.PARAM_AP.LOSS)
+    model = build_model(cfg)
+    assert sum(p.numel() for p in model.parameters()) > 1e6
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_yaml_recipes_are_whole(name):
+    cfg = yaml_config(name)
+    assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
+    assert cfg.OUTPUT_DIR == f"output/{Path(name).stem}"
+    merged = cfg.clone()
+    merge_options(merged, cfg.PROXY.OPTS)
+    ours = "ParamAP" in f"{cfg.MODEL.META_ARCHITECTURE} {cfg.MODEL.ROI_HEADS.NAME}"
+    assert ours == bool(detector_heads(cfg)) == bool(cfg.PROXY.OPTS)
+    assert merged.SOLVER.MAX_ITER < cfg.SOLVER.MAX_ITER or not ours
+    for each in (cfg, merged):
+        if each.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+            steps = list(each.SOLVER.STEPS)
+            assert steps == sorted(steps) and each.SOLVER.WARMUP_ITERS < steps[0] and steps[-1] < each.SOLVER.MAX_ITER
+
+
+@pytest.mark.parametrize(
+    "ours, baselines",
+    [
+        ("coco_retinanet_R_50_FPN_param_ap.yaml", ["focal_l1", "focal_giou"]),
+        ("voc_retinanet_R_50_FPN_param_ap.yaml", ["focal_l1", "focal_giou"]),
+        ("coco_faster_rcnn_R_50_FPN_param_ap.yaml", ["ce_l1", "ce_giou"]),
+    ],
+)
+def test_baselines_differ_by_their_loss_alone(ours, baselines):
+    config = yaml_config(ours)
+    for baseline in baselines:
+        other = yaml_config(ours.replace("param_ap", baseline))
+        assert not detector_heads(other)
+        for part in ("SOLVER", "INPUT", "DATASETS", "DATALOADER", "TEST"):
+            assert config[part] == other[part], (baseline, part)
+        for part in ("BACKBONE", "RESNETS", "FPN", "ANCHOR_GENERATOR", "PIXEL_MEAN", "PIXEL_STD"):
+            assert config.MODEL[part] == other.MODEL[part], (baseline, part)
+
+
+@pytest.mark.parametrize(
+    "name, lr, steps",
+    [
+        ("coco_retinanet_R_50_FPN_param_ap.yaml", 0.016, (0.60, 0.80)),
+        ("coco_faster_rcnn_R_50_FPN_param_ap.yaml", 0.024, (0.75, 0.95)),
+    ],
+)
+def test_the_papers_training(name, lr, steps):
+    cfg = yaml_config(name)
+    epoch = 117_266 / cfg.SOLVER.IMS_PER_BATCH
+    assert cfg.SOLVER.MAX_ITER == pytest.approx(100 * epoch, abs=1)
+    assert [step / cfg.SOLVER.MAX_ITER for step in cfg.SOLVER.STEPS] == pytest.approx(steps, abs=1e-4)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.WEIGHT_DECAY) == (
+        64,
+        lr,
+        0.9,
+        1e-4,
+    )
+    assert cfg.INPUT.SSD_AUGMENTATION and cfg.INPUT.SSD_SIZE == 512 and cfg.INPUT.MIN_SIZE_TEST == 500
+    lazy = lazy_config.read_lazy_config(CONFIGS / "lazy" / f"{name.removesuffix('_param_ap.yaml')}.py")
+    assert lazy.train.max_iter == cfg.SOLVER.MAX_ITER and lazy.optimizer.lr == lr
+    scheduler = lazy.lr_multiplier.scheduler
+    assert [m / scheduler.num_updates for m in scheduler.milestones] == pytest.approx(steps)
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_lazy_configs_build(name):
+    if "deformable_detr" in name:
+        pytest.importorskip("transformers")
+    cfg = lazy_config.read_lazy_config(CONFIGS / "lazy" / name, ["train.device=cpu"])
+    assert lazy_config.detector_heads(cfg) == (
+        ("rpn", "roi") if "rcnn" in name else ("detr",) if "detr" in name else ("dense",)
+    )
+    assert lazy_config.loss_keys(cfg) == (["param_ap.loss"] if "rcnn" in name else ["model.param_ap.loss"])
+    for head in lazy_config.detector_heads(cfg):
+        loss = lazy_config.OmegaConf.select(cfg, lazy_config.loss_keys(cfg)[0])
+        head_losses(load_loss(loss), (head,), loss)
+    assert cfg.train.output_dir == f"output/{Path(name).stem}"
+    full = cfg.train.max_iter
+    lazy_config.apply_options(cfg, cfg.proxy.opts)
+    assert cfg.train.max_iter < full
+    model = build_lazy_model(cfg)
+    assert sum(p.numel() for p in model.parameters()) > 1e6
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if (CONFIGS / "lazy" / f"{Path(name).stem}.py").exists()])
+def test_lazy_configs_have_the_parameters_of_their_yaml(name):
+    if "deformable_detr" in name:
+        pytest.importorskip("transformers")
+    model = build_model(yaml_config(name))
+    lazy = build_lazy_model(
+        lazy_config.read_lazy_config(CONFIGS / "lazy" / f"{Path(name).stem}.py", ["train.device=cpu"])
+    )
+    shapes = [{key: value.shape for key, value in m.state_dict().items()} for m in (model, lazy)]
+    assert shapes[0] == shapes[1]
+
+
+def readme_commands():
+    text = (CONFIGS.parent / "README.md").read_text().replace("\\\n", " ")
+    return re.findall(r"^ {4}python (.+)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_commands_of_the_readme_parse(command, monkeypatch):
+    script, *words = shlex.split(command)
+    spec = importlib.util.spec_from_file_location("script", ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if script == "tools/split_dataset.py":
+        module.build_parser().parse_args(words)
+        return
+    if script == "tools/evolve.py":
+        args = module.parser().parse_args(words)
+    else:
+        args = default_argument_parser().parse_args(words)
+    monkeypatch.chdir(ROOT)
+    read = lazy_config.read_lazy_config if args.config_file.endswith(".py") else read_config
+    read(args.config_file, args.opts)
+
+
+def test_the_readme_names_every_recipe():
+    text = (CONFIGS.parent / "README.md").read_text()
+    for name in [*RECIPES, *LAZY]:
+        assert Path(name).stem in text
+    for name in re.findall(r"`((?:lazy/)?[a-z_]+R_\d+\w*\.(?:yaml|py))`", text):
+        assert (CONFIGS / name).exists(), name
