@@ -90,7 +90,7 @@ def _where(error: Exception, path: str) -> str:
     """The last line of a config file that the error came through."""
     folder = os.path.dirname(os.path.abspath(path))
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [f for f in frames if os.path.dirname(os.path.abspath(f.filename)).startswith(folder)]
+    lines = [f for f in frames if os.path.abspath(f.filename).startswith(folder) and "site-packages" not in f.filename]
     if not lines:
         return ""
     inside = "" if os.path.samefile(lines[-1].filename, path) else f" of {os.path.relpath(lines[-1].filename, folder)}"

@@ -122,7 +122,7 @@ def _run(
         TextColumn("best {task.fields[best]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )

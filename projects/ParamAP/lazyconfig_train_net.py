@@ -31,7 +31,10 @@ def main(args):
 
 
 if __name__ == "__main__":
-    args = default_argument_parser(__doc__).parse_args()
+    parser = default_argument_parser(__doc__)
+    args = parser.parse_args()
+    if not args.config_file:
+        parser.error("--config-file is needed")
     try:
         check_lazy_config(read_lazy_config(args.config_file, args.opts))
     except UserError as error:
