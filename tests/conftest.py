@@ -3,6 +3,7 @@ import json
 import os
 
 import pytest
+import setuptools  # noqa: F401  before anything imports the standard distutils, which it would refuse to replace
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ train with), functions.png, history.png, report.html, search.db with every evalu
 
 import argparse
 import sys
+import warnings
 
 EXAMPLES = """examples:
   evolve a loss on BCCD with two workers:
@@ -82,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = parser().parse_args()
+    # Raised on import of Detectron2 by its own code.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
     from paramap_d2.errors import UserError
     from paramap_d2.search.session import SearchOptions, run_search
 
