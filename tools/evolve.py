@@ -7,6 +7,7 @@ train with), functions.png, history.png, report.html, search.db with every evalu
 """
 
 import argparse
+import sqlite3
 import sys
 import warnings
 
@@ -92,6 +93,9 @@ def main() -> int:
         run_search(SearchOptions(**vars(args)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except sqlite3.Error as error:  # disk full, a damaged file: what was committed before stays
+        print(f"error: {args.output_dir}/search.db: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"interrupted; what has ended is kept, go on with --resume ({args.output_dir})", file=sys.stderr)

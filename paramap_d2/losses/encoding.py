@@ -1,4 +1,4 @@
-"""Genes in [0, 1] to control points and back (the paper's Sec. 3.3), in plain Python."""
+"""Genes in [0, 1] to control points and back, in plain Python."""
 
 from __future__ import annotations
 

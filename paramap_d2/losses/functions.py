@@ -79,7 +79,7 @@ class _OfQuality(torch.autograd.Function):
 
 
 class PiecewiseLinear(RankingFunction):
-    """A monotone function on [0, 1] that is linear between control points (the paper's Sec. 3.2).
+    """A monotone function on [0, 1] that is linear between control points.
 
     Args:
         points: (x, y) pairs, (0, 0) first and (1, 1) last, x strictly increasing (by at least 1e-6), y non-decreasing.

@@ -31,7 +31,7 @@ class ParameterizedAPLoss(nn.Module):
                               + positive_weight(q_i) · Σ_j rank_numerator(s_j − s_i) · (1 − sample_quality(q_j))
                                                       / Σ_j rank_denominator(s_j − s_i) ]
 
-    with both sums over all samples that are not ignored (Eq. 7 of the paper, in the form of its released code).
+    with both sums over all samples that are not ignored.
     Piecewise-linear ranking functions take O((N + P) log P) time; others take N·P, in bounded memory.
 
     Args:
