@@ -79,6 +79,17 @@ class _AllProposals:
         return kept, labels[kept]
 
 
+def _instead_of(
+    stock: FastRCNNOutputLayers, cfg: CfgNode, input_shape: ShapeSpec, **kwargs: Any
+) -> ParamAPFastRCNNOutputLayers:
+    """Our predictor with the stock one's initial weights and without random numbers of its own: a seed then draws the
+    same detector as from a LazyConfig, which makes no stock predictor first."""
+    with torch.random.fork_rng(devices=[]):
+        ours = ParamAPFastRCNNOutputLayers(cfg, input_shape, **kwargs)
+    ours.load_state_dict(stock.state_dict())
+    return ours
+
+
 @ROI_HEADS_REGISTRY.register()
 class ParamAPROIHeads(_AllProposals, StandardROIHeads):
     """StandardROIHeads whose box predictor is :class:`ParamAPFastRCNNOutputLayers`, on all proposals."""
@@ -86,7 +97,7 @@ class ParamAPROIHeads(_AllProposals, StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         made = super()._init_box_head(cfg, input_shape)
-        return {**made, "box_predictor": ParamAPFastRCNNOutputLayers(cfg, made["box_head"].output_shape)}
+        return {**made, "box_predictor": _instead_of(made["box_predictor"], cfg, made["box_head"].output_shape)}
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -97,7 +108,7 @@ class ParamAPCascadeROIHeads(_AllProposals, CascadeROIHeads):
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         made = super()._init_box_head(cfg, input_shape)
         predictors = [
-            ParamAPFastRCNNOutputLayers(cfg, head.output_shape, box2box_transform=stock.box2box_transform)
+            _instead_of(stock, cfg, head.output_shape, box2box_transform=stock.box2box_transform)
             for head, stock in zip(made["box_heads"], made["box_predictors"], strict=True)
         ]
         return {**made, "box_predictors": predictors}

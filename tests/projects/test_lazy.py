@@ -89,10 +89,6 @@ def test_the_same_seed_gives_the_same_losses_by_either_way_in(name, tmp_path):
     if "detr" in name:
         pytest.importorskip("transformers")
     trainer = yaml_trainer(name, opts)
-    if "faster_rcnn" in name:
-        # From YAML the ROI heads draw a stock predictor before ours: only here the start has to be shared by a file.
-        torch.save({"model": trainer.model.state_dict()}, tmp_path / "start.pth")
-        lazy_opts.append(f"train.init_checkpoint={tmp_path / 'start.pth'}")
     curves = [Curve(), Curve()]
     trainer.register_hooks(curves[:1])
     trainer.train()
