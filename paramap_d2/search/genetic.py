@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from deap import base, tools
 
 from paramap_d2.errors import UserError
 
+from .sampling import (
+    ATTEMPTS,
+    NONE_REVISED,
+    Revised,
+    Unseen,
+    checked_fitnesses,
+    checked_initial,
+    first_generation,
+    seeded_globals,
+)
 from .space import Genome
-
-ATTEMPTS = 100
-"""Times that a child which was already evaluated is mutated again before it is replaced by a random genome."""
 
 
 class _Fitness(base.Fitness):
@@ -49,16 +55,14 @@ class GeneticAlgorithm:
     """
 
     def __init__(self, genes: int, population: int, seed: int, initial: Sequence[Genome] = (), elite: int = 1):
-        if population < 2:
-            raise UserError(f"population must be at least 2, not {population}")
+        self.initial = checked_initial(initial, genes, population, least=2)
         if not 0 <= elite < population:
             raise UserError(f"elite must be from 0 to {population - 1} with a population of {population}, not {elite}")
         self.genes, self.size, self.seed, self.elite = genes, population, seed, elite
-        self.initial = [list(genome) for genome in initial] or [[0.5] * genes]
         self.generation = 0
         self.population: list[_Individual] = []
         self._asked: list[_Individual] = []
-        self._seen: set[tuple[float, ...]] = set()
+        self._unseen = Unseen()
         self.toolbox = base.Toolbox()
         self.toolbox.register("clone", lambda individual: _Individual(individual))
         self.toolbox.register("select", tools.selTournament, tournsize=max(2, population // 4))
@@ -68,51 +72,40 @@ class GeneticAlgorithm:
 
     def ask(self) -> list[Genome]:
         """The genomes to evaluate now, all different from each other and from all before."""
-        with self._random():
-            children = self._first() if self.generation == 0 else self._breed()
-        self._asked = children
-        return [list(child) for child in children]
+        if self.generation == 0:
+            genomes = first_generation(self.initial, self.size, self._unseen, self.seed)
+        else:
+            with seeded_globals(self.seed, self.generation):
+                genomes = self._breed()
+        self._asked = [_Individual(genome) for genome in genomes]
+        return genomes
 
-    def tell(self, fitnesses: Sequence[float]) -> None:
+    def tell(self, fitnesses: Sequence[float], revised: Revised = NONE_REVISED) -> None:
         """The fitnesses of the genomes asked for, in their order.
 
+        Args:
+            revised: better known fitnesses of genomes told before. Those in the population take them over before its
+                elite is chosen; others are passed over.
+
         Raises:
-            ValueError: another number of them, or one that is not finite: DEAP would take NaN for the best of all.
+            ValueError: another number of fitnesses, or one that is not finite.
         """
-        if len(fitnesses) != len(self._asked):
-            raise ValueError(f"{len(self._asked)} fitnesses are expected, not {len(fitnesses)}")
-        for child, fitness in zip(self._asked, fitnesses, strict=True):
-            if not abs(fitness) < float("inf"):
-                raise ValueError(f"a fitness must be a finite number, not {fitness}")
-            child.fitness.values = (float(fitness),)
+        told = checked_fitnesses(fitnesses, len(self._asked), revised)
+        for individual in self.population:
+            if (genome := tuple(individual)) in revised:
+                individual.fitness.values = (float(revised[genome]),)
+        for child, fitness in zip(self._asked, told, strict=True):
+            child.fitness.values = (fitness,)
         self.population = tools.selBest(self.population, self.elite) + self._asked
         self._asked = []
         self.generation += 1
 
-    @contextmanager
-    def _random(self) -> Iterator[None]:
-        state = random.getstate()
-        random.seed(f"{self.seed}/{self.generation}")
-        try:
-            yield
-        finally:
-            random.setstate(state)
+    def planned(self, generations: int) -> int:
+        """Genomes asked for in that many generations; the elite is not asked for again."""
+        return self.size + (generations - 1) * (self.size - self.elite) if generations else 0
 
-    def _first(self) -> list[_Individual]:
-        children: list[_Individual] = []
-        for genome in self.initial[: self.size]:
-            if (child := self._new(genome)) is not None:
-                children.append(child)
-        centre = 0
-        while len(children) < self.size:
-            around = self.initial[centre % len(self.initial)]
-            if (child := self._new([_truncated_normal(gene, 0.2) for gene in around])) is not None:
-                children.append(child)
-            centre += 1
-        return children
-
-    def _breed(self) -> list[_Individual]:
-        children: list[_Individual] = []
+    def _breed(self) -> list[Genome]:
+        children: list[Genome] = []
         while len(children) < self.size - self.elite:
             pair = [self.toolbox.clone(parent) for parent in self.toolbox.select(self.population, 2)]
             if random.random() < 0.9:
@@ -122,25 +115,12 @@ class GeneticAlgorithm:
                     children.append(self._mutated(child))
         return children
 
-    def _mutated(self, child: _Individual) -> _Individual:
+    def _mutated(self, child: _Individual) -> Genome:
+        """The child mutated until it is new; a random genome should that not come about."""
         for _ in range(ATTEMPTS):
             self.toolbox.mutate(child)
-            if (new := self._new(child)) is not None:
-                return new
-        while (new := self._new([random.random() for _ in range(self.genes)])) is None:
+            if (genome := self._unseen.take(child)) is not None:
+                return genome
+        while (genome := self._unseen.take([random.random() for _ in range(self.genes)])) is None:
             pass
-        return new
-
-    def _new(self, genome: Sequence[float]) -> _Individual | None:
-        """The genome as an individual, its genes rounded so that it survives any text format; None if known."""
-        genes = tuple(round(float(gene), 6) for gene in genome)
-        if genes in self._seen:
-            return None
-        self._seen.add(genes)
-        return _Individual(genes)
-
-
-def _truncated_normal(mean: float, sigma: float) -> float:
-    while not 0 <= (value := random.gauss(mean, sigma)) <= 1:
-        pass
-    return value
+        return genome

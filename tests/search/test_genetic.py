@@ -116,3 +116,45 @@ def test_a_tiny_space_is_still_searched():
     algorithm.toolbox.register("mutate", lambda individual: (individual,))
     asked = [tuple(g) for generation in run(algorithm, 4) for g in generation]
     assert len(set(asked)) == len(asked)
+
+
+def test_revised_fitnesses_choose_the_elite():
+    algorithm = GeneticAlgorithm(2, 4, seed=0)
+    first = algorithm.ask()
+    algorithm.tell([40.0, 30.0, 20.0, 10.0])
+    algorithm.ask()
+    # The best was luck: on more seeds the second is better.
+    algorithm.tell([5.0, 6.0, 7.0], {tuple(first[0]): 25.0, tuple(first[1]): 28.0, (0.123456, 0.5): 99.0})
+    assert [list(i) for i in algorithm.population[:1]] == [first[1]]
+    assert [i.fitness.values[0] for i in algorithm.population] == [28.0, 5.0, 6.0, 7.0]
+
+
+def test_revised_fitnesses_of_the_elite_last():
+    algorithm = GeneticAlgorithm(2, 3, seed=0)
+    first = algorithm.ask()
+    algorithm.tell([40.0, 30.0, 20.0])
+    for _ in range(3):
+        algorithm.ask()
+        algorithm.tell([1.0, 2.0], {tuple(first[0]): 35.5})
+    assert algorithm.population[0] == first[0] and algorithm.population[0].fitness.values == (35.5,)
+
+
+def test_revised_fitnesses_are_not_needed():
+    plain, revised = (GeneticAlgorithm(3, 5, seed=0) for _ in range(2))
+    first = run(plain, 1)[0]
+    assert run(revised, 1)[0] == first
+    told = [fitness(g) for g in plain.ask()]
+    revised.ask()
+    plain.tell(told)
+    revised.tell(told, {tuple(g): fitness(g) for g in first})  # the same again
+    assert plain.ask() == revised.ask()
+
+
+def test_what_an_earlier_version_asked_for():
+    # A search that was begun must go on as it began: these draws are not to change.
+    algorithm = GeneticAlgorithm(2, 3, seed=0, initial=[[0.5, 0.5]])
+    assert run(algorithm, 3) == [
+        [[0.5, 0.5], [0.331083, 0.756504], [0.597751, 0.324213]],
+        [[0.331083, 0.792337], [0.597751, 0.332001]],
+        [[0.494605, 0.786637], [0.48879, 0.5]],
+    ]
