@@ -129,8 +129,8 @@ class ParameterizedAPLoss(nn.Module):
             scores = torch.where(kept, scores, -torch.inf)
             positives, quality = positives[kept[positives]], quality[kept[positives]]
         quality = _ScaleGradient.apply(quality.double(), self.grad_scale)
-        nothing = scores[:0].sum() + quality[:0].sum().to(dtype) + poison
         if len(positives) == 0:
+            nothing = scores[:0].sum() + quality[:0].sum().to(dtype) + poison
             return APLossTerms(nothing, nothing.detach())
 
         f = self.functions
@@ -157,7 +157,7 @@ class ParameterizedAPLoss(nn.Module):
         localization = (1 - f["positive_quality"].of_quality(quality)).mean()
         if isinstance(exact, Tensor):
             ranking = torch.where(exact, ranking, torch.nan)
-        return APLossTerms(ranking.to(dtype) + nothing, localization.to(dtype))
+        return APLossTerms(ranking.to(dtype) + poison, localization.to(dtype))
 
     def _exact(self, peak: Tensor, scores: Tensor, positives: Tensor) -> bool | Tensor:
         """Whether the fast sums apply. On a GPU the answer for this batch's scores is a tensor that is not waited for:

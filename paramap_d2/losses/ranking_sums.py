@@ -239,4 +239,4 @@ def _worth_searching(scores: Tensor, lowest: Tensor) -> Tensor | None:
     if scores.device.type != "cpu":
         return None
     above = scores >= lowest
-    return above.nonzero().squeeze(1) if 2 * int(above.sum()) < len(scores) else None
+    return above.nonzero().squeeze(1) if 2 * int(above.count_nonzero()) < len(scores) else None

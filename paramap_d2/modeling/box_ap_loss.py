@@ -65,7 +65,8 @@ class BoxAPLoss(nn.Module):
         num_classes = logits.shape[1]
         positive = ((labels >= 0) & (labels < num_classes)).nonzero().squeeze(1)
         quality = box_quality(boxes_of(positive), gt_boxes[positive], self.quality)
-        scores = logits.masked_fill((labels < 0)[:, None], -torch.inf).flatten()
+        # By index: a mask would be read at every score, and again at every gradient.
+        scores = logits.index_fill(0, (labels < 0).nonzero().squeeze(1), -torch.inf).flatten()
         terms = self.ap_loss.terms(scores, positive * num_classes + labels[positive], quality)
         if has_event_storage():
             storage = get_event_storage()
