@@ -7,9 +7,12 @@ train with), functions.png, history.png, report.html, search.db with every evalu
 """
 
 import argparse
-import sqlite3
+import signal
 import sys
 import warnings
+
+from paramap_d2.search.algorithms import ALGORITHMS
+from paramap_d2.search.stopping import RULES
 
 EXAMPLES = """examples:
   evolve a loss on BCCD with two workers:
@@ -22,6 +25,10 @@ EXAMPLES = """examples:
   a LazyConfig, and one head of Faster R-CNN with the published loss for the other:
     python tools/evolve.py --config-file projects/ParamAP/configs/lazy/bccd_faster_rcnn_R_18_FPN.py \\
         --heads roi --fixed fasterrcnn-coco --output-dir output/roi train.max_iter=50
+  a search to be left alone: hopeless proxies end early, survivors are trained from up to 3 seeds, the best three for
+  300 iterations, on a Ray cluster:
+    python tools/evolve.py ... --population 16 --generations 20 --workers 16 --stop median --reevaluate 3 \\
+        --final-iters 300 --timeout 3600 --executor ray --ray-address auto --gpus-per-proxy 1
 """
 
 
@@ -34,18 +41,34 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--output-dir", required=True, metavar="OUT", help="folder of the search")
     p.add_argument("--population", type=int, default=8, help="individuals of a generation (default 8)")
-    p.add_argument("--generations", type=int, default=4, help="generations in all (default 4)")
+    p.add_argument("--generations", type=int, help="generations in all (default 4, or as --evaluations allows)")
+    p.add_argument(
+        "--evaluations",
+        type=int,
+        metavar="N",
+        help="end after N proxies, repeats included: the same budget for every algorithm (default: no limit)",
+    )
     p.add_argument("--seed", type=int, default=0, help="of the search and of its proxies (default 0)")
     p.add_argument("--workers", type=int, default=1, help="proxies at a time (default 1)")
     p.add_argument("--resume", action="store_true", help="go on with the search in OUT")
     p.add_argument(
         "--executor",
-        choices=["process", "inline"],
+        choices=["process", "ray", "inline"],
         default="process",
-        help="process: worker processes, each with its share of threads and GPUs; inline: in this process, one "
-        "after the other (default process)",
+        help="process: worker processes on this machine, each with its share of threads and GPUs; ray: workers on a "
+        "Ray cluster; inline: in this process, one after the other (default process)",
     )
-    p.add_argument("--algorithm", choices=["ga"], default="ga", help="ga: a genetic algorithm (default)")
+    p.add_argument(
+        "--ray-address", metavar="ADDR", help="an existing Ray cluster, or auto (default: a local one for this run)"
+    )
+    p.add_argument("--cpus-per-proxy", type=float, metavar="N", help="with ray (default: a fair share)")
+    p.add_argument("--gpus-per-proxy", type=float, metavar="N", help="with ray, may be a fraction (default 0)")
+    p.add_argument(
+        "--algorithm",
+        choices=list(ALGORITHMS),
+        default="ga",
+        help="; ".join(f"{name}: {what}" for name, what in ALGORITHMS.items()) + " (default ga)",
+    )
     p.add_argument(
         "--mode",
         choices=["separate", "shared"],
@@ -72,6 +95,23 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--fix-grad-scale", type=float, metavar="R", help="do not search the gradient scale")
     p.add_argument("--metric", default="AP", help="the fitness: a figure of COCO's evaluator (default AP)")
+    p.add_argument(
+        "--reevaluate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train survivors from up to N seeds, and go by the means (default 1: no repeats)",
+    )
+    p.add_argument(
+        "--stop",
+        choices=list(RULES),
+        default="none",
+        help="; ".join(f"{name}: {what}" for name, what in RULES.items()) + " (default none)",
+    )
+    p.add_argument(
+        "--final-iters", type=int, metavar="N", help="train the finalists for N iterations, and let that decide"
+    )
+    p.add_argument("--finalists", type=int, default=3, metavar="N", help="how many they are (default 3)")
     p.add_argument("--timeout", type=float, metavar="S", help="seconds a proxy may take (default: no limit)")
     p.add_argument(
         "opts",
@@ -84,6 +124,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's way to say Ctrl-C
     # Raised on import of Detectron2 by its own code.
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
     from paramap_d2.errors import UserError
@@ -93,9 +134,6 @@ def main() -> int:
         run_search(SearchOptions(**vars(args)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except sqlite3.Error as error:  # disk full, a damaged file: what was committed before stays
-        print(f"error: {args.output_dir}/search.db: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"interrupted; what has ended is kept, go on with --resume ({args.output_dir})", file=sys.stderr)

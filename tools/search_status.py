@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -38,7 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     except StoreError as error:
         print(f"search_status.py: error: {error}", file=sys.stderr)
         return 2
-    print(status_text(*search))
+    try:
+        print(status_text(*search), flush=True)
+    except BrokenPipeError:  # read by something like head, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

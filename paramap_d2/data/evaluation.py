@@ -65,6 +65,7 @@ def build_evaluator(
     *,
     tasks: tuple[str, ...] | None = None,
     distributed: bool = True,
+    voc: bool = True,
 ) -> DatasetEvaluator:
     """The evaluator of a data set, for `DefaultTrainer.build_evaluator` and for a LazyCall alike.
 
@@ -76,6 +77,7 @@ def build_evaluator(
         output_dir: where COCOEvaluator leaves the predictions; None writes nothing.
         tasks: as for COCOEvaluator; None finds them from the predictions.
         distributed: gather the predictions of all ranks.
+        voc: give VOC's figures too for data in VOC form. They take longer than COCO's.
 
     Raises:
         DatasetError: the data set is not registered or not there, or is of another kind.
@@ -88,4 +90,4 @@ def build_evaluator(
         )
     with _in_coco_form(dataset_name):
         coco = COCOEvaluator(dataset_name, tasks=tasks, distributed=distributed, output_dir=output_dir)
-    return coco if kind == "coco" else DatasetEvaluators([coco, VOCEvaluator(dataset_name)])
+    return coco if kind == "coco" or not voc else DatasetEvaluators([coco, VOCEvaluator(dataset_name)])

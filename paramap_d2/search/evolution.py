@@ -2,42 +2,67 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from paramap_d2.losses import save_loss
 
+from .algorithms import Algorithm
+from .candidates import Candidate, best_candidate, fitness_text, ranked_candidates, worth_repeating
 from .executors import Evaluate, Executor
 from .figures import draw_functions, draw_history
-from .proxy import Task
+from .proxy import Outcome, Task
 from .report import write_report
-from .space import Genome, SearchSpace
-from .store import FINISHED, INTERRUPTED, Evaluation, Store, StoreError, best_evaluation
+from .space import SearchSpace
+from .stopping import checkpoints
+from .store import FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError
 
-logger = logging.getLogger(__name__)
 
+@dataclass(frozen=True)
+class Schedule:
+    """How much is trained in a search, and how the trainings are spent.
 
-class Algorithm(Protocol):
-    """What to try next. Deterministic: the same fitnesses told give the same genomes asked."""
+    Args:
+        seed: of the proxies; repeats take the seeds after it.
+        generations: to be reached, counting those already in the store; None for as many as ``evaluations`` allow.
+        evaluations: proxies in all, repeats included and final trainings not; None for no limit.
+        repeats: seeds that a survivor is trained from at most; 1 for no repeats.
+        survivors: the best candidates after a generation that are worth repeats.
+        stopping: one of :data:`paramap_d2.search.stopping.RULES`.
+        final_iterations: of the trainings that decide between the finalists; None for no such trainings.
+        finalists: how many they are.
+    """
 
-    def ask(self) -> list[Genome]: ...
+    seed: int
+    generations: int | None = None
+    evaluations: int | None = None
+    repeats: int = 1
+    survivors: int = 2
+    stopping: str = "none"
+    final_iterations: int | None = None
+    finalists: int = 3
 
-    def tell(self, fitnesses: Sequence[float]) -> None: ...
+    def planned(self, algorithm: Algorithm) -> int:
+        """Proxies that the search will make, repeats apart where their number is not limited."""
+        if self.generations is None:
+            return self.evaluations
+        planned = algorithm.planned(self.generations)
+        return planned if self.evaluations is None else min(planned, self.evaluations)
 
 
 @dataclass(frozen=True)
 class SearchProgress:
     """How far a search has come, told after every evaluation."""
 
-    generation: int
-    done: int  # evaluations of this generation that have ended
-    total: int  # of this generation
-    best: Evaluation | None
+    generation: int | None  # None in the final trainings
+    done: int  # evaluations that have ended, of the whole search
+    total: int  # as many as are known to come
+    best: float | None  # highest fitness so far: the mean of a loss with repeats, or a single one of this generation
 
 
 def open_store(folder: Path, settings: Mapping[str, Any], resume: bool) -> Store:
@@ -92,11 +117,10 @@ def evolve(
     evaluate: Evaluate,
     executor: Executor,
     store: Store,
+    schedule: Schedule,
     *,
-    generations: int,
-    seed: int,
     on_progress: Callable[[SearchProgress], None] = lambda progress: None,
-    on_generation: Callable[[int, list[Evaluation]], None] = lambda generation, evaluations: None,
+    on_generation: Callable[[int, list[Evaluation], Candidate | None], None] = lambda number, evaluations, best: None,
 ) -> list[Evaluation]:
     """Run a search, or what is left of it.
 
@@ -104,51 +128,126 @@ def evolve(
     that a resumed search asks and tells its way through what happened before, to the same end as one that was never
     interrupted.
 
-    Args:
-        generations: to be reached, counting those already in the store.
-        seed: of the proxies.
+    A generation is asked for, trained once, and its survivors again from further seeds as long as the choice between
+    them is open (:func:`paramap_d2.search.candidates.worth_repeating`); then the algorithm is told the means. At the
+    end the finalists are trained longer, with repeats by the same rule.
 
     Returns:
         The evaluations of all generations, in the order in which they were asked for.
     """
-    known = {(tuple(e.genome), e.seed): e for e in store.evaluations() if e.status != INTERRUPTED}
-    everything: list[Evaluation] = []
-    for generation in range(generations):
-        genomes = algorithm.ask()
-        tasks = [Task(generation, place, genome, seed) for place, genome in enumerate(genomes)]
-        current = [known.get((tuple(task.genome), task.seed)) for task in tasks]
-        missing = [place for place, evaluation in enumerate(current) if evaluation is None]
+    known = {
+        _key(e.genome, e.seed, e.planned if e.stage == FINAL else None): e
+        for e in store.evaluations()
+        if e.status != INTERRUPTED
+    }
+    done: list[Evaluation] = []
+    best: float | None = None
+    planned, extra = schedule.planned(algorithm), 0
+    generation: int | None = 0
 
-        on_progress(_progress(generation, current, everything))
-        for order, outcome in executor.run(evaluate, [tasks[place] for place in missing]):
+    def run(tasks: Sequence[Task]) -> list[Evaluation]:
+        """The evaluations of the tasks, made now where the store has none."""
+        nonlocal best, extra
+        extra += sum(task.stage != SEARCH for task in tasks)
+        found = [known.get(_key(task.genome, task.seed, task.iterations)) for task in tasks]
+        missing = [place for place, evaluation in enumerate(found) if evaluation is None]
+        tell(found)
+
+        def keep(order: int, outcome: Outcome) -> None:
             task = tasks[missing[order]]
-            current[missing[order]] = store.add(Evaluation(**asdict(task), **asdict(outcome)))
-            on_progress(_progress(generation, current, everything))
-        everything += current
-        algorithm.tell([e.fitness if e.status == FINISHED else 0.0 for e in current])
-        on_generation(generation, current)
-    return everything
+            evaluation = store.add(
+                Evaluation(task.generation, task.position, task.genome, task.seed, stage=task.stage, **asdict(outcome))
+            )
+            if evaluation.status != INTERRUPTED:
+                found[missing[order]] = evaluation
+                tell(found)
+
+        ending = executor.run(evaluate, [tasks[place] for place in missing])
+        try:
+            for order, outcome in ending:
+                keep(order, outcome)
+        except KeyboardInterrupt as stop:  # the executor is to hear of it wherever it struck
+            keep(*ending.throw(stop))
+            for order, outcome in ending:
+                keep(order, outcome)
+            raise
+        done.extend(found)
+        leader = best_candidate(done)
+        best = leader and (leader.final or leader).mean
+        return found
+
+    def tell(current: Sequence[Evaluation | None]) -> None:
+        ended = [evaluation for evaluation in current if evaluation is not None]
+        highest = [e.fitness for e in ended if e.status == FINISHED and e.stage != REPEAT]
+        if best is not None:
+            highest.append(best)
+        total = max(planned + extra, len(done) + len(current))
+        on_progress(SearchProgress(generation, len(done) + len(ended), total, max(highest, default=None)))
+
+    def affordable(tasks: list[Task]) -> list[Task]:
+        return tasks if schedule.evaluations is None else tasks[: schedule.evaluations - len(done)]
+
+    def repeat(candidates: Callable[[], list[Candidate]], survivors: int, **more: Any) -> None:
+        while wanted := worth_repeating(candidates(), survivors, schedule.repeats):
+            tasks = [_again(candidate, schedule.seed, **more) for candidate in wanted]
+            tasks = tasks if more else affordable(tasks)
+            if not tasks:
+                break
+            run(tasks)
+
+    while generation != schedule.generations:
+        genomes = algorithm.ask()
+        marks = checkpoints(schedule.stopping, done)
+        tasks = [
+            Task(generation, place, genome, schedule.seed, checkpoints=marks) for place, genome in enumerate(genomes)
+        ]
+        current = run(affordable(tasks))
+        if len(current) == len(tasks):
+            repeat(lambda: ranked_candidates(done), schedule.survivors)
+        on_generation(generation, current, best_candidate(done))
+        if schedule.evaluations is not None and len(done) >= schedule.evaluations:
+            break
+        means = {tuple(c.genome): c.mean for c in ranked_candidates(done) if len(c.by_seed) > 1}
+        algorithm.tell([means.pop(tuple(e.genome), e.fitness) for e in current], means)
+        generation += 1
+    generation = None
+    if schedule.final_iterations:
+        longer = {"stage": FINAL, "iterations": schedule.final_iterations}
+        finalists = ranked_candidates(e for e in done if e.stage != FINAL)[: schedule.finalists]
+        run([Task(c.first.generation, c.first.position, c.genome, schedule.seed, **longer) for c in finalists])
+        repeat(lambda: [c.final for c in ranked_candidates(done) if c.final is not None], schedule.finalists, **longer)
+    return done
 
 
-def _progress(generation: int, current: list[Evaluation | None], before: list[Evaluation]) -> SearchProgress:
-    done = [evaluation for evaluation in current if evaluation is not None]
-    return SearchProgress(generation, len(done), len(current), best_evaluation(before + done))
+def _key(genome: Sequence[float], seed: int, iterations: int | None) -> tuple:
+    return tuple(genome), seed, iterations
 
 
-def write_results(folder: Path, store: Store, space: SearchSpace, best_loss: bool = True) -> None:
+def _again(candidate: Candidate, seed: int, stage: str = REPEAT, iterations: int | None = None) -> Task:
+    """One more training of a candidate, from the first seed that it has not had: candidates share their seeds."""
+    had = {e.seed for e in candidate.evaluations}
+    fresh = next(s for s in itertools.count(seed) if s not in had)
+    return Task(candidate.first.generation, candidate.first.position, candidate.genome, fresh, stage, iterations)
+
+
+def write_results(folder: Path, store: Store, space: SearchSpace) -> None:
     """Write what a search leaves beside its store: ``best.json``, ``functions.png``, ``history.png``, ``report.html``.
 
     May be called at any time; without a finished evaluation there is no best loss to write.
     """
     evaluations, settings = store.evaluations(), store.settings()
-    best = best_evaluation(evaluations)
-    if best is not None and best_loss:
+    best = best_candidate(evaluations)
+    if best is not None:
         losses = space.decode(best.genome)
+        deciding = best.final or best
         meta = {
             "search": {key: settings.get(key) for key in ("config_file", "opts", "algorithm", "seed", "metric")},
-            "evaluation": best.id,
-            "generation": best.generation,
-            "fitness": best.fitness,
+            "evaluation": best.first.id,
+            "generation": best.first.generation,
+            "fitness": deciding.mean,
+            "standard_error": deciding.standard_error,
+            "seeds": len(deciding.by_seed),
+            "final_iterations": best.final and best.final.first.planned,
             "genome": best.genome,
             "written": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
@@ -158,7 +257,7 @@ def write_results(folder: Path, store: Store, space: SearchSpace, best_loss: boo
     write_report(evaluations, space, settings, folder / "report.html")
 
 
-def generation_line(generation: int, evaluations: Sequence[Evaluation], best: Evaluation | None, metric: str) -> str:
+def generation_line(generation: int, evaluations: Sequence[Evaluation], best: Candidate | None, metric: str) -> str:
     """One line that sums a generation up."""
     finished = [e.fitness for e in evaluations if e.status == FINISHED]
     parts = [f"generation {generation}: {len(evaluations)} evaluations"]
@@ -167,5 +266,5 @@ def generation_line(generation: int, evaluations: Sequence[Evaluation], best: Ev
     for status in sorted({e.status for e in evaluations} - {FINISHED}):
         parts.append(f"{sum(e.status == status for e in evaluations)} {status}")
     if best is not None:
-        parts.append(f"best so far {best.fitness:.2f} (generation {best.generation})")
+        parts.append(f"best so far {fitness_text(best)} (generation {best.first.generation})")
     return ", ".join(parts)

@@ -23,8 +23,9 @@ from matplotlib.ticker import MaxNLocator
 from paramap_d2.errors import UserError
 from paramap_d2.losses import FUNCTION_NAMES, HeadLoss, PiecewiseLinear, RankingFunction
 
+from .candidates import leading_means
 from .space import SearchSpace
-from .store import FAILURES, FINISHED, Evaluation
+from .store import FAILURES, FINAL, FINISHED, INTERRUPTED, SEARCH, STOPPED, Evaluation
 
 MOST_LINES = 300
 """Parallel coordinates show this many of the best genomes; more are one grey mass and megabytes."""
@@ -214,16 +215,18 @@ class _Points:
         return [x for x, _ in pairs], [e for _, e in pairs]
 
     def best_so_far(self) -> tuple[list[float], list[float]]:
-        x, finished = self.of(FINISHED)
-        if not x:
-            return [], []
-        best = np.maximum.accumulate([e.fitness for e in finished]).tolist()
-        return [*x, self.x[-1]], [*best, best[-1]]
+        led = [(x, best) for x, best in zip(self.x, leading_means(self.evaluations), strict=True) if best is not None]
+        return [x for x, _ in led], [best for _, best in led]
+
+
+def _proxies(evaluations: Sequence[Evaluation], x: Sequence[float]) -> _Points:
+    """Those of the evaluations that say something about their genome and can be compared: no final trainings."""
+    told = [(e, at) for e, at in zip(evaluations, x, strict=True) if e.status != INTERRUPTED and e.stage != FINAL]
+    return _Points([e for e, _ in told], [at for _, at in told])
 
 
 def _by_number(evaluations: Sequence[Evaluation]) -> _Points:
-    numbered = [(e.id or i, e) for i, e in enumerate(evaluations, 1) if e.status in (FINISHED, *FAILURES)]
-    return _Points([e for _, e in numbered], [n for n, _ in numbered])
+    return _proxies(evaluations, [e.id or i for i, e in enumerate(evaluations, 1)])
 
 
 def _colour_of_generation(points: _Points, palette: Palette) -> dict[int, str]:
@@ -241,6 +244,10 @@ def _draw_points(ax: Axes, points: _Points, metric: str, palette: Palette) -> No
         chosen = [(a, e.fitness) for a, e in zip(x, finished, strict=True) if e.generation == generation]
         if chosen:
             ax.plot(*zip(*chosen, strict=True), "o", color=colour, markersize=size, clip_on=False)
+    x, stopped = points.of(STOPPED)
+    if stopped:
+        fitness = [e.fitness for e in stopped]
+        ax.plot(x, fitness, "v", color=palette.muted, markersize=size, clip_on=False, label="stopped early")
     best = points.best_so_far()
     if best[0]:
         ax.step(*best, where="post", color=palette.best, linewidth=1.4, label="best so far")
@@ -264,7 +271,7 @@ def _draw_points(ax: Axes, points: _Points, metric: str, palette: Palette) -> No
     else:
         highest = max(e.fitness for e in points.evaluations)
         ax.set_ylim(0, 1.08 * highest if highest > 0 else 1)
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.04), ncols=2, borderpad=0)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.04), ncols=3, borderpad=0)
 
 
 def _draw_history(ax: Axes, evaluations: Sequence[Evaluation], metric: str, palette: Palette) -> None:
@@ -278,7 +285,7 @@ def _draw_history(ax: Axes, evaluations: Sequence[Evaluation], metric: str, pale
     starts = [points.x[0] - 0.8]
     names = [points.evaluations[0].generation]
     for i in range(1, len(points.x)):
-        if points.evaluations[i].generation != names[-1]:
+        if points.evaluations[i].generation > names[-1]:  # repeats of earlier generations come later
             starts.append((points.x[i - 1] + points.x[i]) / 2)
             names.append(points.evaluations[i].generation)
     for start in starts[1:]:
@@ -334,19 +341,19 @@ def compute_svg(evaluations: Sequence[Evaluation], metric: str = "AP") -> str:
     """Fitness against the seconds of training spent until its evaluation ended, those of all workers together."""
     spent = np.cumsum([e.seconds for e in evaluations]).tolist()
     unit, name = time_unit(spent[-1] if spent else 0)
-    told = [(e, s / unit) for e, s in zip(evaluations, spent, strict=True) if e.status in (FINISHED, *FAILURES)]
+    points = _proxies(evaluations, [s / unit for s in spent])
     figure, ax = _chart()
     with matplotlib.rc_context(_PLACEHOLDERS.rc(9)):
-        _draw_points(ax, _Points([e for e, _ in told], [x for _, x in told]), metric, _PLACEHOLDERS)
+        _draw_points(ax, points, metric, _PLACEHOLDERS)
         ax.set_xlabel(f"{name} of training, all workers together")
-        if told and told[-1][1] > 0:
-            ax.set_xlim(0, 1.03 * told[-1][1])
+        if points.x and points.x[-1] > 0:
+            ax.set_xlim(0, 1.03 * points.x[-1])
     return _svg(figure, "compute", f"{metric} against training time")
 
 
 def spread_svg(evaluations: Sequence[Evaluation], metric: str = "AP") -> str:
-    """Every generation's fitnesses, with their quartiles and median; failures apart, at 0."""
-    points = _by_number(evaluations)
+    """Every generation's fitnesses, with their quartiles and median; failures apart, at 0, and no repeats."""
+    points = _by_number([e for e in evaluations if e.stage == SEARCH])
     generations = sorted({e.generation for e in points.evaluations})
     palette = _PLACEHOLDERS
     figure, ax = _chart()
@@ -390,7 +397,8 @@ def genes_svg(
     palette = _PLACEHOLDERS
     genes = [(i, name.split(".")[1:]) for i, name in enumerate(space.gene_names) if name.split(".")[0] == head]
     columns = [i for i, _ in genes]
-    finished = sorted((e for e in evaluations if e.status == FINISHED), key=lambda e: e.fitness)[-MOST_LINES:]
+    finished = [e for e in evaluations if e.status == FINISHED and e.stage == SEARCH]
+    finished = sorted(finished, key=lambda e: e.fitness)[-MOST_LINES:]
     with matplotlib.rc_context(palette.rc(8)):
         figure = Figure(figsize=(max(5.0, 0.27 * len(genes) + 0.8), 3), layout="constrained")
         ax = figure.subplots()

@@ -7,16 +7,21 @@ import io
 import logging
 import math
 import os
+import random
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .proxy_config import ProxyConfig
+from .proxy_config import ProxyConfig, Results
 from .space import Genome, SearchSpace
-from .store import FINISHED
+from .stopping import Checkpoint
+from .store import FINISHED, SEARCH, STOPPED
+
+if TYPE_CHECKING:
+    from detectron2.engine import HookBase
 
 STUCK_MARGIN, STUCK_ITERATIONS = 1e-6, 50
 """The paper's rule: a loss within this distance of 1 for more than this many iterations learns nothing. A detector with
@@ -25,12 +30,22 @@ several losses is stuck where their sum stays at a whole number of them."""
 
 @dataclass(frozen=True)
 class Task:
-    """One evaluation to make. Plain values only, so that it can be sent to any process."""
+    """One evaluation to make. Plain values only, so that it can be sent to any process.
+
+    Args:
+        generation, position: of the genome.
+        stage: see :class:`paramap_d2.search.store.Evaluation`.
+        iterations: of the training, instead of the proxy's own.
+        checkpoints: see :func:`paramap_d2.search.stopping.checkpoints`.
+    """
 
     generation: int
     position: int
     genome: Genome
     seed: int
+    stage: str = SEARCH
+    iterations: int | None = None
+    checkpoints: Sequence[Checkpoint] = ()
 
 
 @dataclass
@@ -46,10 +61,16 @@ class Outcome:
     log: str = ""
     started: float = 0.0
     worker: int = 0
+    planned: int = 0
+    curve: list[list[float]] = field(default_factory=list)
 
 
 class StuckError(ArithmeticError):
     """The loss stays at 1."""
+
+
+class HopelessError(Exception):
+    """The fitness on the way is below the checkpoint's threshold."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +93,8 @@ class Proxy:
     folder: str
 
     def __call__(self, task: Task) -> Outcome:
-        folder = Path(self.folder) / f"g{task.generation:03d}_{task.position:03d}_s{task.seed}"
+        longer = "" if task.iterations is None else f"_{task.iterations}"
+        folder = Path(self.folder) / f"g{task.generation:03d}_{task.position:03d}_s{task.seed}{longer}"
         folder.mkdir(parents=True, exist_ok=True)
         outcome = Outcome("failed", started=time.time())
         begin = time.perf_counter()
@@ -80,6 +102,8 @@ class Proxy:
         with _logging_to(log_path):
             try:
                 self._evaluate(task, folder, outcome)
+            except HopelessError as error:
+                outcome.status, outcome.error = STOPPED, str(error)
             except (FloatingPointError, StuckError) as error:
                 outcome.status, outcome.error = "diverged", _first_line(error)
             except (Exception, SystemExit) as error:
@@ -88,7 +112,7 @@ class Proxy:
                 memory = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
                 outcome.error = ("out of memory: " if memory else "") + _first_line(error)
         outcome.seconds = time.perf_counter() - begin
-        if outcome.status != FINISHED:
+        if outcome.status not in (FINISHED, STOPPED):
             outcome.fitness = 0.0
             outcome.log = tail(log_path)
         return outcome
@@ -98,31 +122,43 @@ class Proxy:
 
         loss_file = folder / "loss.json"
         save_loss(loss_file, self.space.decode(task.genome), {"genome": task.genome, "seed": task.seed})
-        watch = _loss_watch()
-        try:
-            results = self.config.train(loss_file, folder, task.seed, watch)
-        finally:
-            outcome.iterations = watch.iterations
-        figures = {f"{kind}/{name}": float(v) for kind, part in results.items() for name, v in part.items()}
-        outcome.metrics = {name: v for name, v in figures.items() if math.isfinite(v)}
-        fitness = figures.get(f"bbox/{self.metric}", math.nan)
+
+        def watch(evaluate: Callable[[], Results]) -> HookBase:
+            return _watch(task, outcome, self.metric, lambda: self._fitness(evaluate(), outcome))
+
+        results = self.config.train(loss_file, folder, task.seed, watch, task.iterations)
+        fitness = self._fitness(results, outcome)
         if math.isfinite(fitness):
             outcome.status, outcome.fitness = FINISHED, fitness
-        elif f"bbox/{self.metric}" in figures or not figures:
-            outcome.status, outcome.error = "no detections", "the trained detector finds nothing"
         else:
+            outcome.status, outcome.error = "no detections", "the trained detector finds nothing"
+
+    def _fitness(self, results: Results, outcome: Outcome) -> float:
+        """The metric in an evaluator's figures, NaN where nothing is detected; the outcome gets all figures."""
+        figures = {f"{kind}/{name}": float(v) for kind, part in results.items() for name, v in part.items()}
+        outcome.metrics = {name: v for name, v in figures.items() if math.isfinite(v)}
+        if figures and f"bbox/{self.metric}" not in figures:
             raise ValueError(f"the evaluator gives no {self.metric}; it gives {', '.join(figures)}")
+        return figures.get(f"bbox/{self.metric}", math.nan)
 
 
-def _loss_watch() -> Any:
-    """The hook of a proxy training; its class is made late because it needs Detectron2."""
+def _watch(task: Task, outcome: Outcome, metric: str, fitness: Callable[[], float]) -> HookBase:
+    """The hook of a proxy training; its class is made late because it needs Detectron2.
+
+    Args:
+        outcome: is told the iterations and the curve.
+        fitness: evaluates the model as it is.
+    """
     from detectron2.engine import HookBase
 
-    class LossWatch(HookBase):
-        """Ends a training whose losses stay at 1, counts its iterations and leaves the loss curve in the log."""
+    class Watch(HookBase):
+        """Ends a training whose losses stay at 1 or that is hopeless, counts its iterations and leaves the loss curve
+        in the log."""
 
-        def __init__(self) -> None:
-            self.stuck = self.iterations = 0
+        def before_train(self) -> None:
+            self.stuck = 0
+            outcome.planned = self.trainer.max_iter
+            self.thresholds = {math.ceil(share * outcome.planned): least for share, least in task.checkpoints}
 
         def after_step(self) -> None:
             loss = self.trainer.storage.latest()["total_loss"][0]
@@ -131,9 +167,36 @@ def _loss_watch() -> Any:
                 raise StuckError(f"the loss stayed at {loss:.0f} for more than {STUCK_ITERATIONS} iterations")
             if self.trainer.iter % 10 == 0:
                 logging.getLogger("paramap_d2").info("iteration %d loss %.4f", self.trainer.iter, loss)
-            self.iterations = self.trainer.iter + 1
+            outcome.iterations = self.trainer.iter + 1
+            if outcome.iterations in self.thresholds and outcome.iterations < outcome.planned:
+                self.check(self.thresholds[outcome.iterations])
 
-    return LossWatch()
+        def check(self, least: float | None) -> None:
+            with _unnoticed():
+                reached = fitness()
+            outcome.fitness = reached if math.isfinite(reached) else 0.0
+            outcome.curve.append([outcome.iterations, outcome.fitness])
+            if least is not None and outcome.fitness < least:
+                raise HopelessError(
+                    f"{metric} {outcome.fitness:.2f} after {outcome.iterations} of {outcome.planned} iterations, "
+                    f"and {least:.2f} is needed to go on"
+                )
+
+    return Watch()
+
+
+@contextlib.contextmanager
+def _unnoticed() -> Iterator[None]:
+    """Puts all random states back: even the resizing of test images draws from them, and the training is to go on as
+    if nobody had looked."""
+    import numpy
+    import torch
+
+    states = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(states[0])
+    numpy.random.set_state(states[1])
 
 
 @contextlib.contextmanager

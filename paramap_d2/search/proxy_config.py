@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from paramap_d2.errors import UserError
 
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
     from detectron2.engine import HookBase
+
+
+Results = Mapping[str, Mapping[str, float]]
+"""An evaluator's figures by task, such as ``{"bbox": {"AP": 31.2, …}}``."""
+
+Watch = Callable[[Callable[[], Results]], "HookBase"]
 
 
 class ProxyConfig(Protocol):
@@ -27,11 +34,12 @@ class ProxyConfig(Protocol):
     loss_keys: list[str]  # the config's keys that name it
     settings: Mapping[str, str]  # everything that makes two searches the same, by key
 
-    def train(self, loss_file: Path, folder: Path, seed: int, hook: HookBase) -> Mapping[str, Mapping[str, float]]:
-        """Train from the seed with a loss file, without checkpoints, events or evaluations on the way.
+    def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
+        """Train from the seed with a loss file, without checkpoints or events; the figures on the test data.
 
-        Returns:
-            the figures on the test data by task, such as ``{"bbox": {"AP": 31.2, …}}``.
+        Args:
+            watch: makes a hook of the training, which it gives a function that evaluates the model as it is.
+            iterations: instead of the config's own.
         """
         ...
 
@@ -73,28 +81,39 @@ class YamlProxyConfig:
         own = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "PROXY.OPTS", *cls.loss_keys)
         return cls(cfg.dump(), heads, cfg.MODEL.PARAM_AP.LOSS, _without(_flat(cfg), own))
 
-    def train(self, loss_file: Path, folder: Path, seed: int, hook: HookBase) -> Mapping[str, Mapping[str, float]]:
+    def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
         from detectron2.engine import hooks
         from detectron2.utils.env import seed_all_rng
 
         from paramap_d2.config import parse_config
+        from paramap_d2.data import build_evaluator
         from paramap_d2.training import Trainer
 
         class ProxyTrainer(Trainer):
             def build_hooks(self) -> list[HookBase]:
-                return [hooks.LRScheduler(), hook]
+                return [hooks.LRScheduler()]
+
+            @classmethod
+            def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> Any:
+                return build_evaluator(dataset_name, voc=False)  # the fitness is one of COCO's figures; no files
 
         cfg = parse_config(self.text)
         cfg.MODEL.PARAM_AP.LOSS = str(loss_file)
         cfg.OUTPUT_DIR = str(folder)
         cfg.SEED = seed
+        cfg.SOLVER.MAX_ITER = iterations or cfg.SOLVER.MAX_ITER
         cfg.freeze()
         seed_all_rng(seed)
         trainer = ProxyTrainer(cfg)
         trainer.resume_or_load(resume=False)
+
+        def evaluate() -> Results:
+            results = trainer.test(cfg, trainer.model)
+            return results[cfg.DATASETS.TEST[0]] if len(cfg.DATASETS.TEST) > 1 else results
+
+        trainer.register_hooks([watch(evaluate)])
         trainer.train()
-        results = trainer.test(cfg, trainer.model)
-        return results[cfg.DATASETS.TEST[0]] if len(cfg.DATASETS.TEST) > 1 else results
+        return evaluate()
 
 
 @dataclass(frozen=True)
@@ -130,22 +149,31 @@ class LazyProxyConfig:
         loss = lazy_config.OmegaConf.select(cfg, keys[0])
         return cls(cloudpickle.dumps(cfg), heads, loss, keys, _without(settings, own))
 
-    def train(self, loss_file: Path, folder: Path, seed: int, hook: HookBase) -> Mapping[str, Mapping[str, float]]:
+    def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
         from detectron2.checkpoint import DetectionCheckpointer
         from detectron2.utils.env import seed_all_rng
 
         from paramap_d2 import lazy_config, lazy_training
+        from paramap_d2.data import build_evaluator
 
         cfg = pickle.loads(self.pickled)
         lazy_config.set_loss(cfg, str(loss_file))
         cfg.train.output_dir = str(folder)
         cfg.train.seed = seed
+        cfg.train.max_iter = iterations or cfg.train.max_iter
+        if lazy_config.target(cfg.dataloader.evaluator) is build_evaluator:  # as for YAML configs
+            cfg.dataloader.evaluator.voc = False
+            cfg.dataloader.evaluator.output_dir = None
         seed_all_rng(seed)
         trainer = lazy_training.build_trainer(cfg)
         DetectionCheckpointer(trainer.model).load(cfg.train.init_checkpoint)
-        trainer.register_hooks([hook])
+
+        def evaluate() -> Results:
+            return lazy_training.evaluate(cfg, trainer.model)
+
+        trainer.register_hooks([watch(evaluate)])
         trainer.train(0, cfg.train.max_iter)
-        return lazy_training.evaluate(cfg, trainer.model)
+        return evaluate()
 
 
 def _no_loss(config_file: str | os.PathLike[str], detector: str) -> UserError:

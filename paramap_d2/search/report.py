@@ -17,8 +17,9 @@ from paramap_d2.losses import HeadLoss
 from paramap_d2.losses.loss_file import loss_content
 
 from . import figures
+from .candidates import Candidate, fitness_text, noise, ranked_candidates
 from .space import SearchSpace
-from .status import Candidate, duration, fitness_text, progress, ranked_candidates
+from .status import duration, progress
 from .store import FAILURES, INTERRUPTED, Evaluation
 
 BEST = 10
@@ -80,6 +81,8 @@ def report_html(
         command=_training_command(settings, folder / "best.json", folder / "retrained") if best else "",
         candidates=[_row(candidate, space, others) for candidate in ranking[:BEST]],
         candidate_count=len(ranking),
+        final_iterations=best.final.first.planned if best and best.final else None,
+        noise=noise(ranking),
         other_metrics=others,
         history=Markup(figures.history_svg(evaluations, metric)),
         compute=Markup(figures.compute_svg(evaluations, metric)),
@@ -126,6 +129,7 @@ def _row(candidate: Candidate, space: SearchSpace, others: Sequence[str]) -> dic
         "mean": candidate.mean,
         "error": candidate.standard_error,
         "seeds": len(candidate.by_seed),
+        "final": candidate.final,
         "others": [candidate.mean_metric(name) for name in others],
         "grad_scales": ", ".join(f"{losses[head].grad_scale:.3g}" for head in space.heads),
         "file": base64.b64encode(json.dumps(content, indent=1).encode()).decode(),

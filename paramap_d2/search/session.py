@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,15 +24,21 @@ from rich.progress import (
 from paramap_d2.errors import UserError
 from paramap_d2.losses import HeadLoss, head_losses, load_loss
 
-from .evolution import SearchProgress, evolve, generation_line, open_store, write_results
-from .executors import Executor, InlineExecutor, ProcessExecutor
-from .genetic import GeneticAlgorithm
+from .algorithms import Algorithm, build_algorithm
+from .candidates import Candidate, best_candidate, fitness_text
+from .evolution import Schedule, SearchProgress, evolve, generation_line, open_store, write_results
+from .executors import Executor, InlineExecutor, ProcessExecutor, processors
 from .proxy import Proxy
 from .proxy_config import ProxyConfig, read_proxy_config
 from .space import Genome, SearchSpace
-from .store import Evaluation, Store, StoreError, best_evaluation
+from .status import duration, progress
+from .stopping import RULES
+from .store import FAILURES, Evaluation, Store, StoreError
 
 logger = logging.getLogger("paramap_d2.search")
+
+GENERATIONS = 4
+"""Unless generations or evaluations are given."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ class SearchOptions:
     config_file: str
     output_dir: str
     population: int = 8
-    generations: int = 4
+    generations: int | None = None
+    evaluations: int | None = None
     seed: int = 0
     workers: int = 1
     resume: bool = False
@@ -56,25 +64,32 @@ class SearchOptions:
     fix_grad_scale: float | None = None
     metric: str = "AP"
     timeout: float | None = None
+    reevaluate: int = 1
+    stop: str = "none"
+    final_iters: int | None = None
+    finalists: int = 3
+    ray_address: str | None = None
+    cpus_per_proxy: float | None = None
+    gpus_per_proxy: float | None = None
     opts: Sequence[str] = field(default_factory=list)
 
 
-def run_search(options: SearchOptions) -> Evaluation | None:
-    """Run a search or go on with one; returns its best evaluation, None if every proxy failed.
+def run_search(options: SearchOptions) -> Candidate | None:
+    """Run a search or go on with one; returns its best loss, None if every proxy failed.
 
     Raises:
         UserError: options, config, data or output folder do not fit, before anything is started.
     """
-    if options.generations < 1:
-        raise UserError(f"generations must be at least 1, not {options.generations}")
-    if options.fix_grad_scale is not None and not 0 < options.fix_grad_scale < float("inf"):
-        raise UserError(f"fix-grad-scale must be a positive number, not {options.fix_grad_scale:g}")
     folder = Path(options.output_dir)
+    schedule = _schedule(options)
     config = read_proxy_config(options.config_file, options.opts)
     searched, fixed = _searched_and_fixed(options, config.heads)
     space = SearchSpace(searched, options.points, options.mode, options.fix_grad_scale, fixed)
     initial = _first_individuals(options, config, space)
-    algorithm = GeneticAlgorithm(space.genes, options.population, options.seed, initial, options.elite)
+    rounds = schedule.generations or math.ceil(schedule.evaluations / options.population)
+    algorithm = build_algorithm(
+        options.algorithm, space.genes, options.population, options.seed, initial, options.elite, rounds
+    )
     settings = {
         "config": config.settings,
         "space": space.describe(),
@@ -84,39 +99,73 @@ def run_search(options: SearchOptions) -> Evaluation | None:
         "seed": options.seed,
         "metric": options.metric,
         "initial": initial,
+        "repeats": schedule.repeats,
+        "stopping": schedule.stopping,
     }
+    if options.algorithm == "ppo":
+        settings["rounds"] = rounds  # its spread shrinks with them
     executor = _executor(options)
-    with _only_one(folder, options.resume), open_store(folder, settings, options.resume) as store:
-        store.write_settings(
-            {
-                "generations": options.generations,
-                "config_file": options.config_file,
-                "opts": list(options.opts),
-                "loss_keys": config.loss_keys,
-                "workers": options.workers,
-            }
-        )
-        proxy = Proxy(config, space, options.metric, str(folder / "evaluations"))
-        try:
-            return _run(options, folder, space, algorithm, proxy, executor, store)
-        finally:
-            executor.close()
+    try:
+        with _only_one(folder, options.resume), open_store(folder, settings, options.resume) as store:
+            store.write_settings(
+                {
+                    "generations": schedule.generations,
+                    "evaluations": schedule.evaluations,
+                    "planned": schedule.planned(algorithm),
+                    "final_iterations": schedule.final_iterations,
+                    "config_file": options.config_file,
+                    "opts": list(options.opts),
+                    "loss_keys": config.loss_keys,
+                    "executor": options.executor,
+                    "workers": options.workers,
+                }
+            )
+            proxy = Proxy(config, space, options.metric, str(folder / "evaluations"))
+            return _run(options, folder, space, algorithm, schedule, proxy, executor, store)
+    finally:
+        executor.close()
+
+
+def _schedule(options: SearchOptions) -> Schedule:
+    at_least = {"generations": 1, "evaluations": 1, "reevaluate": 1, "final_iters": 1, "finalists": 1}
+    for name, least in at_least.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"{name.replace('_', '-')} must be at least {least}, not {value}")
+    if options.fix_grad_scale is not None and not 0 < options.fix_grad_scale < float("inf"):
+        raise UserError(f"fix-grad-scale must be a positive number, not {options.fix_grad_scale:g}")
+    if options.stop not in RULES:
+        raise UserError(f"stop must be one of {', '.join(RULES)}, not {options.stop!r}")
+    generations = options.generations
+    if generations is None and options.evaluations is None:
+        generations = GENERATIONS
+    return Schedule(
+        options.seed,
+        generations,
+        options.evaluations,
+        repeats=options.reevaluate,
+        survivors=max(2, options.elite),
+        stopping=options.stop,
+        final_iterations=options.final_iters,
+        finalists=options.finalists,
+    )
 
 
 def _run(
     options: SearchOptions,
     folder: Path,
     space: SearchSpace,
-    algorithm: GeneticAlgorithm,
+    algorithm: Algorithm,
+    schedule: Schedule,
     proxy: Proxy,
     executor: Executor,
     store: Store,
-) -> Evaluation | None:
+) -> Candidate | None:
     from torch.utils.tensorboard import SummaryWriter
 
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("generation {task.fields[generation]}"),
+        TextColumn("{task.fields[stage]}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("best {task.fields[best]}"),
@@ -126,62 +175,62 @@ def _run(
         console=console,
         disable=not console.is_terminal,
     )
-    total = options.population + (options.generations - 1) * (options.population - options.elite)
-    row = bar.add_task("search", total=total, generation=0, best="—")
-    seen = 0  # evaluations of the generations before
+    row = bar.add_task("search", total=schedule.planned(algorithm), stage="generation 0", best="—")
 
-    def on_progress(progress: SearchProgress) -> None:
-        best = "—" if progress.best is None else f"{options.metric} {progress.best.fitness:.2f}"
-        bar.update(row, completed=seen + progress.done, generation=progress.generation, best=best)
+    def on_progress(now: SearchProgress) -> None:
+        stage = "finalists" if now.generation is None else f"generation {now.generation}"
+        best = "—" if now.best is None else f"{options.metric} {now.best:.2f}"
+        bar.update(row, completed=now.done, total=now.total, stage=stage, best=best)
 
     events = folder / "tensorboard"
     for old in events.glob("events.*"):  # a resumed search tells its generations again
         old.unlink()
     writer = SummaryWriter(str(events))
+    written, took = -math.inf, 0.0
 
-    def on_generation(generation: int, current: list[Evaluation]) -> None:
-        nonlocal seen
-        seen += len(current)
-        everything.extend(current)
-        best = best_evaluation(everything)
+    def results() -> None:
+        nonlocal written, took
+        begin = time.monotonic()
+        try:
+            write_results(folder, store, space)
+        except OSError as error:  # a picture is not worth a search
+            logger.warning(f"results could not be written: {error}")
+        written = time.monotonic()
+        took = written - begin
+
+    def on_generation(generation: int, current: list[Evaluation], best: Candidate | None) -> None:
         logger.info(generation_line(generation, current, best, options.metric))
         fitnesses = [e.fitness for e in current]
         writer.add_scalar("generation/mean", sum(fitnesses) / len(fitnesses), generation)
         writer.add_scalar("generation/best", max(fitnesses), generation)
-        writer.add_scalar("generation/failures", sum(e.error != "" for e in current), generation)
+        writer.add_scalar("generation/failures", sum(e.status in FAILURES for e in current), generation)
         if best is not None:
-            writer.add_scalar("best", best.fitness, generation)
+            writer.add_scalar("best", best.mean, generation)
         writer.flush()
-        write_results(folder, store, space)
+        if time.monotonic() - written > 20 * took:  # the workers wait meanwhile
+            results()
 
-    everything: list[Evaluation] = []
     with _logging(folder, console), bar:
         logger.info(
-            f"{total} evaluations of {space.genes} genes ({', '.join(space.heads)}), {executor.workers} at a time; "
-            f"watch with tensorboard --logdir {folder}"
+            f"{schedule.planned(algorithm)} evaluations of {space.genes} genes ({', '.join(space.heads)}), "
+            f"{executor.workers} at a time; watch with tensorboard --logdir {folder}"
         )
+        begin = time.monotonic()
         try:
-            begin = time.monotonic()
-            evolve(
-                algorithm,
-                proxy,
-                executor,
-                store,
-                generations=options.generations,
-                seed=options.seed,
-                on_progress=on_progress,
-                on_generation=on_generation,
-            )
+            evolve(algorithm, proxy, executor, store, schedule, on_progress=on_progress, on_generation=on_generation)
         finally:
             writer.close()
-            write_results(folder, store, space)
-        best = best_evaluation(store.evaluations())
-        minutes = (time.monotonic() - begin) / 60
+            results()
+        best = best_candidate(store.evaluations())
+        now = progress(store.evaluations(), store.settings())
+        spent = f"after {duration(time.monotonic() - begin)}"
+        if now.utilisation is not None:
+            spent += f", workers {now.utilisation:.0%} busy"
         if best is None:
-            logger.info(f"no proxy reached an AP; the reasons are in {folder / 'report.html'}")
+            logger.info(f"no proxy reached an AP, {spent}; the reasons are in {folder / 'report.html'}")
         else:
             logger.info(
-                f"best {options.metric} {best.fitness:.2f}, after {minutes:.1f} min: {folder / 'best.json'}; "
+                f"best {options.metric} {fitness_text(best)}, {spent}: {folder / 'best.json'}; "
                 f"report: {folder / 'report.html'}"
             )
     return best
@@ -218,11 +267,27 @@ def _first_individuals(options: SearchOptions, config: ProxyConfig, space: Searc
 
 
 def _executor(options: SearchOptions) -> Executor:
+    ray_options = ("ray_address", "cpus_per_proxy", "gpus_per_proxy")
+    if options.executor != "ray":
+        for name in ray_options:
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is an option of --executor ray")
     if options.executor == "inline":
         if options.workers > 1 or options.timeout is not None:
             raise UserError("the inline executor has one worker and no time limit; use --executor process")
         return InlineExecutor()
-    return ProcessExecutor(options.workers, options.timeout)
+    if options.executor == "process":
+        return ProcessExecutor(options.workers, options.timeout)
+    from .ray_executor import RayExecutor
+
+    share = 1 if options.ray_address else max(1, processors() // max(1, options.workers))
+    return RayExecutor(
+        options.workers,
+        options.timeout,
+        options.ray_address,
+        share if options.cpus_per_proxy is None else options.cpus_per_proxy,
+        options.gpus_per_proxy or 0.0,
+    )
 
 
 @contextmanager

@@ -2,79 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
-import sqlite3
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .store import FAILURES, FINISHED, INTERRUPTED, Evaluation, Store, StoreError
+from .candidates import fitness_text, ranked_candidates
+from .store import FAILURES, FINAL, FINISHED, INTERRUPTED, REPEAT, STOPPED, Evaluation, Store
 
 STORE = "search.db"
 """The store's name in a search's output folder."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One genome with all of its evaluations, interrupted ones apart."""
-
-    evaluations: list[Evaluation]
-
-    @property
-    def first(self) -> Evaluation:
-        return self.evaluations[0]
-
-    @property
-    def genome(self) -> list[float]:
-        return self.first.genome
-
-    @property
-    def by_seed(self) -> list[float]:
-        """Fitness from each seed, failures as 0: repeats of the same seed are no further evidence and are averaged."""
-        fitnesses: dict[int, list[float]] = {}
-        for e in self.evaluations:
-            fitnesses.setdefault(e.seed, []).append(e.fitness)
-        return [statistics.fmean(values) for values in fitnesses.values()]
-
-    @property
-    def mean(self) -> float:
-        """Mean fitness over the seeds."""
-        return statistics.fmean(self.by_seed)
-
-    @property
-    def standard_error(self) -> float | None:
-        """Of the mean; None for a single seed."""
-        values = self.by_seed
-        return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-
-    def mean_metric(self, name: str) -> float | None:
-        """Mean of a figure that every evaluation has, such as ``AP50``: of boxes where there are several kinds."""
-        values = []
-        for e in self.evaluations:
-            found = [key for key in (f"bbox/{name}", name) if key in e.metrics]
-            if not found:
-                return None
-            values.append(e.metrics[found[0]])
-        return statistics.fmean(values)
-
-
-def ranked_candidates(evaluations: Sequence[Evaluation]) -> list[Candidate]:
-    """Genomes by mean fitness, highest first, of equal ones the first that was asked for; those that never finished
-    an evaluation are left out."""
-    by_genome: dict[tuple[float, ...], list[Evaluation]] = {}
-    for e in evaluations:
-        if e.status != INTERRUPTED:
-            by_genome.setdefault(tuple(e.genome), []).append(e)
-    candidates = [
-        Candidate(sorted(group, key=lambda e: (e.generation, e.position)))
-        for group in by_genome.values()
-        if any(e.status == FINISHED for e in group)
-    ]
-    return sorted(candidates, key=lambda c: (-c.mean, c.first.generation, c.first.position))
 
 
 @dataclass(frozen=True)
@@ -82,9 +21,11 @@ class Progress:
     """How far a search is."""
 
     done: int  # evaluations that need not be done again
-    planned: int | None  # by generations, population and elite; None where the settings do not say
+    planned: int | None  # None where the settings do not say
     generation: int | None  # the latest with an evaluation
     finished: int
+    stopped: int  # ended early as hopeless
+    saved: float  # 0 … 1: of the iterations of all proxies, those spared by ending hopeless ones
     failures: dict[str, int]  # by status, those that occurred
     interrupted: int
     compute_seconds: float  # of all workers together
@@ -97,14 +38,12 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
     """How far the search is, from its evaluations and settings (those it lacks are left open)."""
     statuses = Counter(e.status for e in evaluations)
     done = len(evaluations) - statuses[INTERRUPTED]
-    planned = None
-    if settings.get("generations") and settings.get("population"):
-        # The elite lives on from one generation to the next and is not evaluated again.
-        rest = settings["population"] - settings.get("elite", 0)
-        planned = settings["population"] + (settings["generations"] - 1) * rest
-        # Repeats on further seeds come on top of what was planned.
-        asked = {(e.generation, e.position) for e in evaluations if e.status != INTERRUPTED}
-        planned += done - min(len(asked), planned)
+    planned = settings.get("planned")
+    if planned is not None:
+        # Final trainings come on top of what was planned, and repeats where their number is not limited.
+        extra = (FINAL,) if settings.get("evaluations") else (REPEAT, FINAL)
+        planned += sum(e.stage in extra for e in evaluations if e.status != INTERRUPTED)
+        planned = max(planned, done)
     compute = sum(e.seconds for e in evaluations)
     wall = _wall_seconds(evaluations)
     workers = settings.get("workers") or len({e.worker for e in evaluations})
@@ -113,6 +52,8 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
         planned=planned,
         generation=max((e.generation for e in evaluations), default=None),
         finished=statuses[FINISHED],
+        stopped=statuses[STOPPED],
+        saved=_saved(evaluations),
         failures={status: statuses[status] for status in FAILURES if statuses[status]},
         interrupted=statuses[INTERRUPTED],
         compute_seconds=compute,
@@ -120,6 +61,12 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
         utilisation=min(compute / (wall * workers), 1.0) if wall > 0 else None,
         seconds_left=wall / done * (planned - done) if planned is not None and done and wall > 0 else None,
     )
+
+
+def _saved(evaluations: Sequence[Evaluation]) -> float:
+    stopped = sum(e.planned - e.iterations for e in evaluations if e.status == STOPPED)
+    whole = sum(e.iterations for e in evaluations if e.status in (FINISHED, STOPPED)) + stopped
+    return stopped / whole if whole else 0.0
 
 
 def _wall_seconds(evaluations: Sequence[Evaluation]) -> float:
@@ -145,14 +92,8 @@ def read_search(output: str | os.PathLike[str]) -> tuple[list[Evaluation], dict[
     Raises:
         StoreError: there is none, or its store cannot be read.
     """
-    path = Path(output) / STORE
-    try:
-        with Store(path, readonly=True) as store:
-            return store.evaluations(), store.settings()
-    except StoreError:
-        raise
-    except (sqlite3.Error, ValueError, TypeError) as error:
-        raise StoreError(f"{path} is not a readable search store: {error}") from None
+    with Store(Path(output) / STORE, readonly=True) as store:
+        return store.evaluations(), store.settings()
 
 
 def duration(seconds: float) -> str:
@@ -168,17 +109,13 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24:02d} h"
 
 
-def fitness_text(candidate: Candidate) -> str:
-    """Mean fitness, with its standard error where there is one."""
-    error = candidate.standard_error
-    return f"{candidate.mean:.2f}" + ("" if error is None else f" ± {error:.2f} ({len(candidate.by_seed)} seeds)")
-
-
 def status_text(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> str:
     """Progress, best loss and failures as lines for a terminal."""
     now = progress(evaluations, settings)
     of = "" if now.planned is None else f" of {now.planned} ({now.done / now.planned:.0%})"
     lines = [f"evaluations  {now.done}{of}: {now.finished} finished, {sum(now.failures.values())} failed"]
+    if now.stopped:
+        lines[0] += f", {now.stopped} stopped early ({now.saved:.0%} of the iterations saved)"
     if now.interrupted:
         lines[0] += f"; {now.interrupted} interrupted"
     if now.generation is not None:

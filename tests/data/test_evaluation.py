@@ -54,6 +54,13 @@ def test_both_evaluators_on_voc_form(bccd_root, tmp_path):
     assert (tmp_path / "out" / "coco_instances_results.json").is_file()
 
 
+def test_without_vocs_figures_cocos_are_the_same(bccd_root):
+    both = predict(build_evaluator("bccd_val"), "bccd_val", shift=3.0)
+    alone = predict(build_evaluator("bccd_val", voc=False), "bccd_val", shift=3.0)
+    assert set(alone) == {"bbox"} and 0 < alone["bbox"]["AP"] < 100
+    assert alone["bbox"] == pytest.approx(both["bbox"], rel=0, abs=0, nan_ok=True)
+
+
 def test_wrong_boxes_score_worse_by_both(bccd_root):
     good = predict(build_evaluator("bccd_val"), "bccd_val")
     shifted = predict(build_evaluator("bccd_val"), "bccd_val", shift=12.0)

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 from paramap_d2.search.proxy import Outcome
 from paramap_d2.search.store import FINISHED
@@ -40,3 +43,57 @@ def about_the_process(task):
     import torch
 
     return Outcome(FINISHED, 1.0, {"pid": os.getpid(), "threads": torch.get_num_threads()})
+
+
+def environment(task):
+    """What a worker sees of its surroundings, as the error."""
+    return Outcome(
+        "failed", error=f"{os.environ.get('PARAMAP_DATASETS')} {os.environ['OMP_NUM_THREADS']} {os.getcwd()}"
+    )
+
+
+@dataclass(frozen=True)
+class Leaking:
+    """Leaves a grandchild of the worker behind, and names its own and that process by files in the folder.
+
+    Tasks from position ``hanging`` on then never end.
+    """
+
+    folder: str
+    hanging: int
+
+    def __call__(self, task):
+        shell = subprocess.run(["sh", "-c", "sleep 3600 > /dev/null & echo $!"], stdout=subprocess.PIPE, check=True)
+        for pid in (os.getpid(), int(shell.stdout)):
+            (Path(self.folder) / str(pid)).touch()
+        if task.position >= self.hanging:
+            time.sleep(3600)
+        return target_distance(task)
+
+
+@dataclass(frozen=True)
+class Dying:
+    """Kills its worker the first ``times`` times that it is to evaluate position 1; leaves a file for each time."""
+
+    folder: str
+    times: int
+
+    def __call__(self, task):
+        before = len(list(Path(self.folder).iterdir()))
+        if task.position == 1 and before < self.times:
+            (Path(self.folder) / str(before)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return target_distance(task)
+
+
+@dataclass(frozen=True)
+class Awaiting:
+    """Leaves a file in the folder when it begins, and ends once there is one named ``go``."""
+
+    folder: str
+
+    def __call__(self, task):
+        (Path(self.folder) / f"{task.position}_{os.getpid()}").touch()
+        while not (Path(self.folder) / "go").exists():
+            time.sleep(0.05)
+        return target_distance(task)

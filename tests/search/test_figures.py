@@ -131,7 +131,7 @@ def test_history_shows_every_evaluation(history):
     (failed,) = lines(ax, label="failed")
     assert failed.get_xydata().tolist() == [[2, 0]] and failed.get_marker() == "x"
     (best,) = lines(ax, label="best so far")
-    assert best.get_xydata().tolist() == [[1, 20], [3, 30], [4, 30], [6, 30], [7, 31.5], [8, 31.5], [8, 31.5]]
+    assert best.get_xydata().tolist() == [[1, 20], [2, 20], [3, 30], [4, 30], [6, 30], [7, 31.5], [8, 31.5]]
     borders = [line for line in ax.lines if line.get_linestyle() == "-" and line.get_label().startswith("_child")]
     assert [line.get_xdata()[0] for line in borders if len(set(line.get_xdata())) == 1] == [5.0]
     assert [text.get_text() for text in ax.texts] == ["gen 0", "1"]

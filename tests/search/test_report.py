@@ -20,6 +20,7 @@ SETTINGS = {
     "generations": 3,
     "population": 4,
     "elite": 0,
+    "planned": 12,
     "seed": 0,
     "algorithm": "ga",
     "workers": 2,

@@ -38,9 +38,9 @@ def test_a_search_leaves_what_it_promises_and_resumes_to_the_same(tmp_path, tiny
     found = rows(folder)
     assert [e.status for e in found] == [FINISHED] * 3
     assert all(e.seconds > 0 and e.iterations == 2 and e.seed == 3 and "bbox/AP50" in e.metrics for e in found)
-    assert best.fitness == max(e.fitness for e in found)
+    assert best.mean == max(e.fitness for e in found)
     assert list(load_loss(folder / "best.json")) == ["dense"]
-    assert json.loads((folder / "best.json").read_text())["meta"]["fitness"] == best.fitness
+    assert json.loads((folder / "best.json").read_text())["meta"]["fitness"] == best.mean
     for name in ("functions.png", "history.png", "report.html", "log.txt"):
         assert (folder / name).stat().st_size > 0
     assert list((folder / "tensorboard").glob("events.*"))
@@ -53,6 +53,33 @@ def test_a_search_leaves_what_it_promises_and_resumes_to_the_same(tmp_path, tiny
     assert [row[:5] for row in again] == [row[:5] for row in first]
     # AP of a hardly trained detector: the last bit of a score can swap two detections.
     assert [row[5] for row in again] == pytest.approx([row[5] for row in first], abs=0.01)
+
+
+@pytest.mark.slow
+def test_real_proxies_repeated_stopped_and_trained_longer(tmp_path, tiny):
+    opts = [*tiny, "SOLVER.MAX_ITER", "4"]
+    run_search(options(tmp_path / "plain", opts, population=5, generations=1))
+    # The identity alone would be too little: four curves are needed before one is ended.
+    more = {"stop": "halving", "reevaluate": 2, "final_iters": 6, "finalists": 1}
+    best = run_search(options(tmp_path / "out", opts, population=5, generations=2, elite=2, **more))
+    found = rows(tmp_path / "out")
+    first = [e for e in found if e.generation == 0 and e.stage == "search"]
+    assert [[i for i, _ in e.curve] for e in first] == [[1, 2]] * 5  # a quarter and a half of 4 iterations
+    # Looking on the way changes nothing of the training.
+    plain = {tuple(e.genome): e.fitness for e in rows(tmp_path / "plain")}
+    assert {tuple(e.genome): e.fitness for e in first} == plain
+    second = [e for e in found if e.generation == 1 and e.stage == "search"]
+    for e in second:
+        ended = e.status == "stopped"
+        assert ended == (e.iterations < 4) == ("is needed to go on" in e.error)
+        assert not ended or e.fitness == e.curve[-1][1]
+    repeats = [e for e in found if e.stage == "repeat"]
+    assert repeats and all(e.seed == 4 for e in repeats)
+    finals = [e for e in found if e.stage == "final"]
+    assert [(e.iterations, e.planned) for e in finals] == [(6, 6)] * len(finals)
+    assert {tuple(e.genome) for e in finals} == {tuple(best.genome)} and {e.seed for e in finals} == {3, 4}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "in 6 iterations" in page
 
 
 @pytest.mark.parametrize(
@@ -107,6 +134,12 @@ def test_out_of_memory_is_named(tmp_path, tiny, monkeypatch):
         ({"generations": 0}, [], "generations must be at least 1, not 0"),
         ({"workers": 0, "executor": "process"}, [], "workers must be at least 1"),
         ({"workers": 2}, [], "inline executor has one worker"),
+        ({"evaluations": 0}, [], "evaluations must be at least 1, not 0"),
+        ({"reevaluate": 0}, [], "reevaluate must be at least 1, not 0"),
+        ({"final_iters": 0}, [], "final-iters must be at least 1"),
+        ({"cpus_per_proxy": 1.0}, [], "--cpus-per-proxy is an option of --executor ray"),
+        ({"algorithm": "luck"}, [], "algorithm must be one of ga, cmaes, random, ppo, not 'luck'"),
+        ({"stop": "soon"}, [], "stop must be one of none, median, halving, not 'soon'"),
         ({"fix_grad_scale": -1.0}, [], "fix-grad-scale must be a positive number"),
         ({"init": ["nowhere.json"]}, [], "'nowhere.json' is neither a preset"),
         ({"init": ["square"]}, [], "loss square .--init.: function .* not piecewise linear"),

@@ -3,7 +3,8 @@ import sqlite3
 
 import pytest
 
-from paramap_d2.search.store import FINISHED, Evaluation, Store, StoreError, best_evaluation
+from paramap_d2.search import store as store_module
+from paramap_d2.search.store import FINISHED, Evaluation, Store, StoreError
 
 
 def evaluation(generation=0, position=0, fitness=1.0, status=FINISHED, **more):
@@ -29,7 +30,7 @@ def test_a_row_is_there_for_other_processes_at_once(tmp_path):
         assert reader.evaluations() == []
         added = store.add(evaluation())
         assert reader.evaluations() == [added]
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(StoreError, match="readonly"):
             reader.add(evaluation())
 
 
@@ -72,8 +73,81 @@ def test_a_newer_version_is_refused(tmp_path):
         Store(path)
 
 
-def test_best_is_the_first_asked_for_of_the_best():
-    rows = [evaluation(1, 0, 5.0), evaluation(0, 3, 5.0), evaluation(0, 2, 4.0), evaluation(0, 0, 9.0, "failed")]
-    assert best_evaluation(rows) is rows[1]
-    assert best_evaluation([]) is None
-    assert best_evaluation(rows[-1:]) is None
+def store_of_version_1(path):
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        db.execute(
+            "CREATE TABLE evaluations (id INTEGER PRIMARY KEY AUTOINCREMENT, generation INTEGER NOT NULL, "
+            "position INTEGER NOT NULL, genome TEXT NOT NULL, seed INTEGER NOT NULL, status TEXT NOT NULL, "
+            "fitness REAL NOT NULL, metrics TEXT NOT NULL, seconds REAL NOT NULL, iterations INTEGER NOT NULL, "
+            "error TEXT NOT NULL, log TEXT NOT NULL, started REAL NOT NULL, worker INTEGER NOT NULL)"
+        )
+        db.execute("INSERT INTO settings VALUES ('schema', '1'), ('seed', '3')")
+        db.execute(
+            "INSERT INTO evaluations VALUES (1, 0, 1, '[0.25]', 3, 'finished', 40.5, '{}', 2.5, 9, '', '', 1.5, 0)"
+        )
+    db.close()
+
+
+ROW_OF_VERSION_1 = Evaluation(0, 1, [0.25], 3, FINISHED, 40.5, {}, 2.5, 9, started=1.5, id=1)
+
+
+def test_a_store_of_an_older_version_is_read_as_it_is_and_migrated_to_write(tmp_path):
+    path = tmp_path / "search.db"
+    store_of_version_1(path)
+    before = path.read_bytes()
+    with Store(path, readonly=True) as store:
+        assert store.evaluations() == [ROW_OF_VERSION_1]
+    assert path.read_bytes() == before
+    for _ in range(2):  # once migrated, it is as any other
+        with Store(path) as store:
+            assert store.evaluations()[0] == ROW_OF_VERSION_1
+            assert store.settings() == {"seed": 3, "repeats": 1, "stopping": "none"}
+    new = evaluation(stage="repeat", planned=100, curve=[[25, 1.5]])
+    with Store(path) as store:
+        added = store.add(new)
+    with Store(path, readonly=True) as store:
+        assert store.evaluations() == [ROW_OF_VERSION_1, added]
+
+
+def test_a_migration_happens_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "search.db"
+    store_of_version_1(path)
+    statements = [*store_module._MIGRATIONS[1], "INSERT INTO nowhere VALUES (1)"]
+    with monkeypatch.context() as patch:
+        patch.setitem(store_module._MIGRATIONS, 1, statements)
+        with pytest.raises(StoreError, match="nowhere"):
+            Store(path)
+    with Store(path) as store:
+        assert store.evaluations() == [ROW_OF_VERSION_1]
+
+
+def test_a_full_disk_loses_nothing_that_was_there(tmp_path):
+    path = tmp_path / "search.db"
+    with Store(path) as store:
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count = {pages + 3}")
+        added = []
+        with pytest.raises(StoreError, match="search.db cannot be written, .*: database or disk is full"):
+            for position in range(1000):
+                added.append(store.add(evaluation(0, position, log="x" * 1000)))
+    assert added
+    with Store(path) as store:  # there is room again
+        assert store.evaluations() == added
+        store.add(evaluation(1, 0))
+
+
+@pytest.mark.parametrize("where", [0, 0.3, 0.7])
+def test_a_damaged_file_is_told_and_left_alone(tmp_path, where):
+    path = tmp_path / "search.db"
+    with Store(path) as store:
+        for position in range(200):
+            store.add(evaluation(0, position, log="x" * 500))
+    content = bytearray(path.read_bytes())
+    start = int(where * len(content)) // 4096 * 4096
+    content[start : start + 8192] = b"\xa5" * 8192
+    path.write_bytes(content)
+    with pytest.raises(StoreError), Store(path) as store:
+        store.evaluations()
+    assert path.read_bytes() == content

@@ -29,7 +29,7 @@ def evaluation(position, fitness, status="finished", **more):
 @pytest.fixture
 def search(tmp_path):
     with Store(tmp_path / "search.db") as store:
-        store.write_settings({"generations": 2, "population": 4, "workers": 1, "metric": "AP50"})
+        store.write_settings({"generations": 2, "planned": 8, "workers": 1, "metric": "AP50"})
         store.add(evaluation(0, 31.5))
         store.add(evaluation(1, 33.25))
         store.add(evaluation(2, 0.0, "diverged", error="loss is NaN at iteration 12"))

@@ -1,0 +1,159 @@
+"""How good genomes are, as far as trainings from several seeds tell, and which of them are worth another one."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .store import FINAL, FINISHED, INTERRUPTED, Evaluation
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One genome with all of its proxies, interrupted ones apart, and its longer final trainings where it has some."""
+
+    evaluations: list[Evaluation]
+    final: Candidate | None = None
+
+    @property
+    def first(self) -> Evaluation:
+        return self.evaluations[0]
+
+    @property
+    def genome(self) -> list[float]:
+        return self.first.genome
+
+    @property
+    def by_seed(self) -> list[float]:
+        """Fitness from each seed, failures as 0: repeats of the same seed are no further evidence and are averaged."""
+        fitnesses: dict[int, list[float]] = {}
+        for e in self.evaluations:
+            fitnesses.setdefault(e.seed, []).append(e.fitness)
+        return [statistics.fmean(values) for values in fitnesses.values()]
+
+    @property
+    def mean(self) -> float:
+        """Mean fitness over the seeds."""
+        return statistics.fmean(self.by_seed)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean; None for a single seed."""
+        values = self.by_seed
+        return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+    def mean_metric(self, name: str) -> float | None:
+        """Mean of a figure that every evaluation has, such as ``AP50``: of boxes where there are several kinds."""
+        values = []
+        for e in self.evaluations:
+            found = [key for key in (f"bbox/{name}", name) if key in e.metrics]
+            if not found:
+                return None
+            values.append(e.metrics[found[0]])
+        return statistics.fmean(values)
+
+
+def ranked_candidates(evaluations: Iterable[Evaluation]) -> list[Candidate]:
+    """Genomes from best to worst; those that never finished an evaluation are left out.
+
+    Those with a final training come first, by its mean fitness; only the longest final trainings count. The others
+    stand by the mean fitness of their proxies, those with several seeds before those with one if there are any: a
+    single run may be a lucky one. Of equals, the first that was asked for stands first.
+    """
+    proxies, finals = [], []
+    for e in evaluations:
+        if e.status != INTERRUPTED:
+            (finals if e.stage == FINAL else proxies).append(e)
+    longest = max((e.planned for e in finals), default=0)
+    of_genome = {tuple(c.genome): c for c in _candidates(e for e in finals if e.planned == longest)}
+    candidates = [Candidate(c.evaluations, of_genome.get(tuple(c.genome))) for c in _candidates(proxies)]
+
+    def place(candidate: Candidate) -> tuple:
+        return (
+            candidate.final is None,
+            -candidate.final.mean if candidate.final else 0.0,
+            len(candidate.by_seed) == 1,
+            -candidate.mean,
+            candidate.first.generation,
+            candidate.first.position,
+        )
+
+    return sorted(candidates, key=place)
+
+
+def best_candidate(evaluations: Iterable[Evaluation]) -> Candidate | None:
+    """The first of :func:`ranked_candidates`."""
+    return next(iter(ranked_candidates(evaluations)), None)
+
+
+def leading_means(evaluations: Iterable[Evaluation]) -> list[float | None]:
+    """After each of these proxies, the mean fitness of the best genome so far: of those with several seeds if there
+    are any. It falls when a lucky run is repeated."""
+    by_genome: dict[tuple[float, ...], dict[int, float]] = {}
+    single: dict[tuple[float, ...], float] = {}
+    repeated: dict[tuple[float, ...], float] = {}
+    found: list[float | None] = []
+    for e in evaluations:
+        genome = tuple(e.genome)
+        if e.status == FINISHED or genome in by_genome:
+            seeds = by_genome.setdefault(genome, {})
+            seeds[e.seed] = e.fitness
+            (single if len(seeds) == 1 else repeated)[genome] = statistics.fmean(seeds.values())
+        found.append(max((repeated or single).values(), default=None))
+    return found
+
+
+def fitness_text(candidate: Candidate) -> str:
+    """Mean fitness, of the final trainings where there are some, with its standard error where it has one."""
+    deciding = candidate.final or candidate
+    text = f"{deciding.mean:.2f}"
+    if deciding.standard_error is not None:
+        text += f" ± {deciding.standard_error:.2f} ({len(deciding.by_seed)} seeds)"
+    return text + (f" in {deciding.first.planned} iterations" if candidate.final else "")
+
+
+def _candidates(evaluations: Iterable[Evaluation]) -> list[Candidate]:
+    by_genome: dict[tuple[float, ...], list[Evaluation]] = {}
+    for e in evaluations:
+        by_genome.setdefault(tuple(e.genome), []).append(e)
+    return [
+        Candidate(sorted(group, key=lambda e: (e.generation, e.position, e.seed)))
+        for group in by_genome.values()
+        if any(e.status == FINISHED for e in group)
+    ]
+
+
+def noise(candidates: Iterable[Candidate]) -> float | None:
+    """Standard deviation of the fitness over seeds, pooled over the candidates that have several; None without any."""
+    squares, freedom = 0.0, 0
+    for candidate in candidates:
+        values = candidate.by_seed
+        if len(values) > 1:
+            squares += statistics.variance(values) * (len(values) - 1)
+            freedom += len(values) - 1
+    return math.sqrt(squares / freedom) if freedom else None
+
+
+def worth_repeating(candidates: Sequence[Candidate], survivors: int, most: int) -> list[Candidate]:
+    """The candidates to train from one more seed before the best of them is known.
+
+    Repeats are spent only where the choice hangs on them (Branke and Schmidt 2003, "Selection in the presence of
+    noise"): on the best ``survivors``, each from at least two seeds, and from more, up to ``most``, while the best
+    cannot be told from another of them: while their means differ by less than two standard errors of the difference,
+    at the noise pooled over all candidates.
+    """
+    leaders = sorted(candidates, key=lambda c: (-c.mean, c.first.generation, c.first.position))[:survivors]
+    lucky = [c for c in leaders if len(c.by_seed) < min(2, most)]
+    if lucky or not leaders:
+        return lucky
+    spread = noise(candidates) or 0.0
+    best = leaders[0]
+
+    def close(other: Candidate) -> bool:
+        error = spread * math.sqrt(1 / len(best.by_seed) + 1 / len(other.by_seed))
+        return best.mean - other.mean < 2 * error
+
+    rivals = [other for other in leaders[1:] if close(other)]
+    return [c for c in ([best, *rivals] if rivals else []) if len(c.by_seed) < most]

@@ -1,0 +1,44 @@
+"""A search of proxies without a training, as a process of its own, to be killed: OUT EXECUTOR."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import fake_proxies
+
+from paramap_d2.search.algorithms import build_algorithm
+from paramap_d2.search.evolution import Schedule, evolve
+from paramap_d2.search.executors import InlineExecutor, ProcessExecutor
+from paramap_d2.search.store import Store
+
+SCHEDULE = Schedule(seed=5, generations=9, repeats=2)
+
+
+def executor(name):
+    if name == "ray":
+        from paramap_d2.search.ray_executor import RayExecutor
+
+        return RayExecutor(2)
+    return ProcessExecutor(2) if name == "process" else InlineExecutor()
+
+
+def slow_enough(task):
+    with open(os.environ["KILLABLE_PIDS"], "a") as pids:
+        pids.write(f"{os.getpid()}\n")
+    time.sleep(0.03)
+    return fake_proxies.target_distance(task)
+
+
+def main(folder, name):
+    algorithm = build_algorithm("ga", 9, 8, seed=2, initial=[[0.5] * 9])
+    with Store(Path(folder) / "search.db") as store:
+        runner = executor(name)
+        try:
+            evolve(algorithm, slow_enough, runner, store, SCHEDULE, on_progress=lambda now: print(now.done, flush=True))
+        finally:
+            runner.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,81 @@
+"""A search that is killed at any moment loses nothing that it has told of, and ends as if it had not been."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import killable_search
+import pytest
+
+from paramap_d2.search.store import Store
+
+KILLS = 20
+HERE = Path(__file__).parent
+
+
+def start(folder, executor):
+    environment = {
+        **os.environ,
+        "KILLABLE_PIDS": str(folder / "pids"),
+        "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    command = [sys.executable, str(HERE / "killable_search.py"), str(folder), executor]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def story(folder):
+    with Store(folder / "search.db", readonly=True) as store:
+        return sorted(
+            (e.stage, e.generation, e.position, e.genome, e.seed, e.status, e.fitness) for e in store.evaluations()
+        )
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pids):
+    for _ in range(600):
+        if not any(map(alive, pids)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"still running: {[pid for pid in pids if alive(pid)]}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["process", "ray"])
+def test_killed_at_any_of_twenty_moments_it_ends_the_same(tmp_path, monkeypatch, executor):
+    if executor == "ray":
+        pytest.importorskip("ray")
+    chance = random.Random(11)
+    (tmp_path / "cut").mkdir()
+    for kill in range(KILLS):
+        search = start(tmp_path / "cut", executor)
+        told = int(search.stdout.readline())  # what the store held
+        more = chance.randrange(5)
+        for _ in range(more):
+            told = int(search.stdout.readline() or pytest.fail(search.stderr.read()))
+        time.sleep(chance.uniform(0, 0.08))
+        search.send_signal(signal.SIGKILL)
+        search.communicate()
+        assert search.returncode == -signal.SIGKILL, f"kill {kill} came too late"
+        with sqlite3.connect(tmp_path / "cut" / "search.db") as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert len(story(tmp_path / "cut")) >= told
+    last = start(tmp_path / "cut", executor)
+    _, error = last.communicate()
+    assert last.returncode == 0, error
+    wait_until_gone({int(pid) for pid in (tmp_path / "cut" / "pids").read_text().split()})
+
+    (tmp_path / "whole").mkdir()
+    monkeypatch.setenv("KILLABLE_PIDS", str(tmp_path / "whole" / "pids"))
+    killable_search.main(tmp_path / "whole", "inline")
+    assert story(tmp_path / "cut") == story(tmp_path / "whole")
