@@ -53,6 +53,7 @@ setup(
     extras_require={
         "dev": ["pytest", "pytest-cov", "pytest-xdist", "hypothesis", "ruff"],
         "detr": ["transformers", "scipy"],
+        "masks": ["shapely"],  # cropping polygons
         "ray": ["ray"],
     },
 )

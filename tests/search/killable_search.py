@@ -1,8 +1,9 @@
-"""A search of proxies without a training, as a process of its own, to be killed: OUT EXECUTOR."""
+"""A search of proxies without a training, as a process of its own, to be killed: OUT EXECUTOR [RAY_ADDRESS]."""
 
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import fake_proxies
@@ -15,27 +16,28 @@ from paramap_d2.search.store import Store
 SCHEDULE = Schedule(seed=5, generations=9, repeats=2)
 
 
-def executor(name):
+def executor(name, address=None):
     if name == "ray":
         from paramap_d2.search.ray_executor import RayExecutor
 
-        return RayExecutor(2)
+        return RayExecutor(2, address=address)
     return ProcessExecutor(2) if name == "process" else InlineExecutor()
 
 
-def slow_enough(task):
-    with open(os.environ["KILLABLE_PIDS"], "a") as pids:
-        pids.write(f"{os.getpid()}\n")
+def slow_enough(task, pids):
+    with open(pids, "a") as file:
+        file.write(f"{os.getpid()}\n")
     time.sleep(0.03)
     return fake_proxies.target_distance(task)
 
 
-def main(folder, name):
+def main(folder, *where):
     algorithm = build_algorithm("ga", 9, 8, seed=2, initial=[[0.5] * 9])
     with Store(Path(folder) / "search.db") as store:
-        runner = executor(name)
+        runner = executor(*where)
         try:
-            evolve(algorithm, slow_enough, runner, store, SCHEDULE, on_progress=lambda now: print(now.done, flush=True))
+            proxy = partial(slow_enough, pids=str(Path(folder).absolute() / "pids"))
+            evolve(algorithm, proxy, runner, store, SCHEDULE, on_progress=lambda now: print(now.done, flush=True))
         finally:
             runner.close()
 

@@ -18,13 +18,29 @@ KILLS = 20
 HERE = Path(__file__).parent
 
 
-def start(folder, executor):
+@pytest.fixture
+def where(request):
+    """The executor's name and, for Ray, the address of a cluster: starting one for every search takes long."""
+    if request.param != "ray":
+        yield [request.param]
+        return
+    pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 * 2**20})
+        yield ["ray", cluster.address]
+        cluster.shutdown()
+
+
+def start(folder, where):
     environment = {
         **os.environ,
-        "KILLABLE_PIDS": str(folder / "pids"),
         "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
-    command = [sys.executable, str(HERE / "killable_search.py"), str(folder), executor]
+    command = [sys.executable, str(HERE / "killable_search.py"), str(folder), *where]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -51,14 +67,12 @@ def wait_until_gone(pids):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", ["process", "ray"])
-def test_killed_at_any_of_twenty_moments_it_ends_the_same(tmp_path, monkeypatch, executor):
-    if executor == "ray":
-        pytest.importorskip("ray")
+@pytest.mark.parametrize("where", ["process", "ray"], indirect=True)
+def test_killed_at_any_of_twenty_moments_it_ends_the_same(tmp_path, where):
     chance = random.Random(11)
     (tmp_path / "cut").mkdir()
     for kill in range(KILLS):
-        search = start(tmp_path / "cut", executor)
+        search = start(tmp_path / "cut", where)
         told = int(search.stdout.readline())  # what the store held
         more = chance.randrange(5)
         for _ in range(more):
@@ -70,12 +84,11 @@ def test_killed_at_any_of_twenty_moments_it_ends_the_same(tmp_path, monkeypatch,
         with sqlite3.connect(tmp_path / "cut" / "search.db") as db:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert len(story(tmp_path / "cut")) >= told
-    last = start(tmp_path / "cut", executor)
+    last = start(tmp_path / "cut", where)
     _, error = last.communicate()
     assert last.returncode == 0, error
     wait_until_gone({int(pid) for pid in (tmp_path / "cut" / "pids").read_text().split()})
 
     (tmp_path / "whole").mkdir()
-    monkeypatch.setenv("KILLABLE_PIDS", str(tmp_path / "whole" / "pids"))
     killable_search.main(tmp_path / "whole", "inline")
     assert story(tmp_path / "cut") == story(tmp_path / "whole")
