@@ -18,7 +18,7 @@ from pebble import ProcessExpired, ProcessPool
 from paramap_d2.errors import UserError
 from paramap_d2.memory import keep_freed_memory
 
-from .proxy import Outcome, Task
+from .proxy import Outcome, Task, first_line
 from .store import INTERRUPTED
 
 Evaluate = Callable[[Task], Outcome]
@@ -159,10 +159,6 @@ def failed(error: str, started: float) -> Outcome:
 def interrupted(started: float) -> Outcome:
     """The outcome of a task that was cut off by the user."""
     return Outcome(INTERRUPTED, started=started, seconds=time.time() - started)
-
-
-def first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _start_worker(slot: int, threads: int, search: int) -> None:

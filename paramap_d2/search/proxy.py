@@ -105,12 +105,12 @@ class Proxy:
             except HopelessError as error:
                 outcome.status, outcome.error = STOPPED, str(error)
             except (FloatingPointError, StuckError) as error:
-                outcome.status, outcome.error = "diverged", _first_line(error)
+                outcome.status, outcome.error = "diverged", first_line(error)
             except (Exception, SystemExit) as error:
                 traceback.print_exc()
                 outcome.status = "failed"
                 memory = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
-                outcome.error = ("out of memory: " if memory else "") + _first_line(error)
+                outcome.error = ("out of memory: " if memory else "") + first_line(error)
         outcome.seconds = time.perf_counter() - begin
         if outcome.status not in (FINISHED, STOPPED):
             outcome.fitness = 0.0
@@ -234,7 +234,8 @@ def tail(path: str | os.PathLike[str], size: int = 4000) -> str:
     return text.partition("\n")[2] if cut else text
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An exception's type and the first line of what it says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

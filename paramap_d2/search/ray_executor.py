@@ -16,8 +16,8 @@ from typing import Any
 from paramap_d2.errors import UserError
 from paramap_d2.memory import keep_freed_memory
 
-from .executors import Evaluate, attempt, end_after, end_together, failed, first_line, interrupted
-from .proxy import Outcome, Task
+from .executors import Evaluate, attempt, end_after, end_together, failed, interrupted
+from .proxy import Outcome, Task, first_line
 
 FORWARDED = ("DETECTRON2_DATASETS", "PARAMAP_DATASETS", "FVCORE_CACHE", "TORCH_HOME")
 """Environment variables that a worker takes over from the search."""

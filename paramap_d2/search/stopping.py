@@ -10,11 +10,15 @@ from .store import FINISHED, SEARCH, STOPPED, Evaluation
 RULES = {
     "none": "every proxy is trained to its end",
     "median": "a proxy ends where its AP is below the median of the earlier ones there",
-    "halving": "a proxy goes on where its AP is among the best third of the earlier ones there (successive halving)",
+    "halving": "a proxy goes on where its AP is among the best quarter of the earlier ones there (successive halving)",
 }
 
 CHECKPOINTS = (0.25, 0.5)
 """Shares of a training after which its AP is looked at."""
+
+REDUCTION = 4
+"""Of the proxies at a checkpoint, successive halving lets one in so many go on: the factor of Li et al. 2020, "A
+system for massively parallel hyperparameter tuning"."""
 
 FEWEST = 4
 """Earlier proxies that must have come to a checkpoint before one is ended there."""
@@ -42,6 +46,6 @@ def checkpoints(rule: str, earlier: Iterable[Evaluation]) -> list[Checkpoint]:
         there = sorted(curve[number][1] for curve in curves if len(curve) > number)
         threshold = None
         if len(there) >= FEWEST:
-            threshold = statistics.median(there) if rule == "median" else there[-(len(there) // 3)]
+            threshold = statistics.median(there) if rule == "median" else there[-(len(there) // REDUCTION)]
         found.append((share, threshold))
     return found

@@ -24,9 +24,9 @@ def test_median():
     assert checkpoints("median", earlier) == [(0.25, 3.0), (0.5, 30.0)]
 
 
-def test_halving_keeps_what_reaches_the_best_third():
-    earlier = [evaluation(float(ap), 10.0 * ap) for ap in (5, 3, 6, 1, 2, 4)]
-    assert checkpoints("halving", earlier) == [(0.25, 5.0), (0.5, 50.0)]
+def test_halving_keeps_what_reaches_the_best_quarter():
+    earlier = [evaluation(float(ap), 10.0 * ap) for ap in (5, 3, 8, 6, 1, 2, 4, 7)]
+    assert checkpoints("halving", earlier) == [(0.25, 7.0), (0.5, 70.0)]
 
 
 def test_only_whole_first_proxies_are_compared_with():
