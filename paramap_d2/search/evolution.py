@@ -155,6 +155,8 @@ def evolve(
 
         def keep(order: int, outcome: Outcome) -> None:
             task = tasks[missing[order]]
+            # A training that was killed cannot say how long it was to be.
+            outcome.planned = task.iterations or outcome.planned
             evaluation = store.add(
                 Evaluation(task.generation, task.position, task.genome, task.seed, stage=task.stage, **asdict(outcome))
             )

@@ -340,3 +340,22 @@ def test_an_interruption_that_strikes_between_evaluations_reaches_the_executor(t
         assert [e.position for e in store.evaluations()] == [0, 1, 2, 3]
         assert [e.status for e in store.evaluations()][-1] == INTERRUPTED
     assert story(search(tmp_path / "out")) == story(search(tmp_path / "whole"))
+
+
+def test_finalists_that_are_killed_count_as_failed_and_are_not_tried_for_ever(tmp_path):
+    made = []
+
+    def proxy(task):
+        made.append(task)
+        if task.iterations and task.seed > 9:
+            return Outcome("failed", error="killed by SIGKILL")  # as an executor says it, which knows no iterations
+        return fake_proxies.target_distance(task)
+
+    found = search(tmp_path / "out", proxy, final_iterations=500, finalists=2, repeats=3)
+    finals = [e for e in found if e.stage == FINAL]
+    assert {e.planned for e in finals} == {500} and "failed" in {e.status for e in finals}
+    best = best_candidate(found).final
+    assert len(best.by_seed) > 1 and best.mean < max(best.by_seed)
+    count = len(made)
+    search(tmp_path / "out", proxy, final_iterations=500, finalists=2, repeats=3)
+    assert len(made) == count
