@@ -1,9 +1,16 @@
 import copy
 import json
 import os
+import signal
 
 import pytest
 import setuptools  # noqa: F401  before anything imports the standard distutils, which it would refuse to replace
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Ctrl-C as at a terminal: what a script starts in the background, tests too, is made to ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
