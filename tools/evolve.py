@@ -135,6 +135,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that went away: what was committed before stays
+        print(f"error: {error}; what has ended is kept, go on with --resume", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"interrupted; what has ended is kept, go on with --resume ({args.output_dir})", file=sys.stderr)
         return 130

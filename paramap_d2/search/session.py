@@ -293,11 +293,10 @@ def _executor(options: SearchOptions) -> Executor:
 @contextmanager
 def _only_one(folder: Path, resume: bool) -> Iterator[None]:
     """Holds the folder's lock, which goes with this process however it ends; makes the folder of a new search."""
-    if not resume:
-        folder.mkdir(parents=True, exist_ok=True)
-    elif not folder.is_dir():
+    if resume and not folder.is_dir():
         raise StoreError(f"{folder} does not exist: there is no search to resume")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock = portalocker.Lock(
             folder / ".lock",
             "w",
@@ -307,6 +306,8 @@ def _only_one(folder: Path, resume: bool) -> Iterator[None]:
         lock.acquire()
     except portalocker.exceptions.LockException:
         raise StoreError(f"another search is running in {folder}; wait for it or choose another folder") from None
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be the output folder ({error.strerror}); choose another one") from None
     try:
         yield
     finally:

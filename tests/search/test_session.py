@@ -172,6 +172,14 @@ def test_two_searches_in_one_folder(tmp_path, tiny):
     assert os.listdir(tmp_path / "out") == [".lock"]
 
 
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_an_output_folder_that_cannot_be_one(tmp_path, tiny, inside):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError, match="cannot be the output folder .*; choose another one"):
+        run_search(options(tmp_path / "file" / inside, tiny))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_missing_data_set_names_the_variable(tmp_path, tiny):
     opts = [*tiny, "DATASETS.TRAIN", "('coco_2017_train',)"]
     with pytest.raises(UserError, match="DETECTRON2_DATASETS"):
