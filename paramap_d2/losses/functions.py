@@ -55,9 +55,13 @@ class RankingFunction:
         """f(q) for qualities q of any shape in [0, 1] (values outside are clamped); differentiable in q."""
         return _OfQuality.apply(q, self)
 
+    def value_and_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return self.value(u), self.slope(u)
+
     def quality_value_and_slope(self, q: Tensor) -> tuple[Tensor, Tensor]:
         u = q.clamp(0, 1)
-        return self.value(u), torch.where((q >= 0) & (q <= 1), self.slope(u), 0.0)
+        value, slope = self.value_and_slope(u)
+        return value, torch.where(u == q, slope, 0.0)
 
     def to_json(self) -> str | list[list[float]]:
         """What stands for this function in a loss file."""
@@ -111,13 +115,17 @@ class PiecewiseLinear(RankingFunction):
         return self._tensors[key]
 
     def value(self, u: Tensor) -> Tensor:
-        inner, x, y, slopes = self._as_tensors(u)
-        piece = torch.bucketize(u, inner, right=True)
-        return y[piece] + slopes[piece] * (u - x[piece])
+        return self.value_and_slope(u)[0]
 
     def slope(self, u: Tensor) -> Tensor:
         inner, _, _, slopes = self._as_tensors(u)
-        return slopes[torch.bucketize(u, inner, right=True)]
+        return slopes.take(torch.bucketize(u, inner, right=True))
+
+    def value_and_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        inner, x, y, slopes = self._as_tensors(u)
+        piece = torch.bucketize(u, inner, right=True)
+        slope = slopes.take(piece)
+        return y.take(piece) + slope * (u - x.take(piece)), slope
 
     def to_json(self) -> list[list[float]]:
         return [list(p) for p in self.points]

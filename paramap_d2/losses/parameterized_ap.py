@@ -88,10 +88,12 @@ class ParameterizedAPLoss(nn.Module):
                 checked by a device-side assertion, without waiting for it.
         """
         _check(scores, quality, targets)
+        targets = targets.to(torch.int8)  # an eighth to read, in every comparison
         positives = (targets == 1).nonzero().squeeze(1)
-        rated_negatives = ((quality.detach() != 0) & (targets == 0)).nonzero().squeeze(1)
+        rated = quality.detach().nonzero().squeeze(1)
+        rated_negatives = rated[targets.take(rated) == 0]
         # Ignored samples and samples at −inf are the same to every sum.
-        scores = torch.where(targets >= 0, scores, -torch.inf)
+        scores = scores.masked_fill(targets < 0, -torch.inf)
         terms = self.terms(
             scores,
             positives,
@@ -165,7 +167,7 @@ class ParameterizedAPLoss(nn.Module):
         ranking = self.functions["rank_numerator"], self.functions["rank_denominator"]
         if not all(isinstance(function, PiecewiseLinear) for function in ranking):
             return False
-        within = (peak < SCORE_LIMIT) & (scores.detach()[positives].amin() > -SCORE_LIMIT)
+        within = (peak < SCORE_LIMIT) & (scores.detach().take(positives).amin() > -SCORE_LIMIT)
         return bool(within) if scores.device.type == "cpu" else within
 
 

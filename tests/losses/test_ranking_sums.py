@@ -106,7 +106,10 @@ def test_the_look_up_is_the_search(dtype):
     scores = torch.cat([near, *steps, torch.randn(50_000, generator=generator).to(dtype) * 4])
     scores = torch.cat([scores, torch.tensor([-torch.inf, -3e38, 3e38, 0.0, -0.0], dtype=dtype)])
     want = torch.searchsorted(edge, scores.double(), right=True)
-    assert torch.equal(_Buckets(edge, dtype).of(scores).long(), want)
+    by_table, by_search = _Buckets(edge, dtype, len(scores)), _Buckets(edge, dtype, samples=0)
+    assert by_table.table is not None and by_search.table is None
+    assert torch.equal(by_table.of(scores).long(), want)
+    assert torch.equal(by_search.of(scores).long(), want)
 
 
 def test_every_breakpoint_has_the_slope_to_its_right():
