@@ -14,7 +14,7 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 
 from . import modeling  # noqa: F401  registers the models
 from .data import build_evaluator, build_train_mapper
-from .solver import lr_factors
+from .solver import fused_on_cpu, lr_factors
 
 
 class Trainer(DefaultTrainer):
@@ -42,4 +42,4 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.OPTIMIZER == "SGD":
             options.update(momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV)
         kind = {"SGD": torch.optim.SGD, "ADAMW": torch.optim.AdamW}[cfg.SOLVER.OPTIMIZER]
-        return maybe_add_gradient_clipping(cfg, kind)(params, **options)
+        return fused_on_cpu(maybe_add_gradient_clipping(cfg, kind)(params, **options))
