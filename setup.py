@@ -16,6 +16,7 @@ REQUIRES = [
     "yacs",
     "omegaconf<2.4",
     "pycocotools",
+    "faster-coco-eval>=1.6",
     "deap>=1.4",
     "pebble>=5.0",
     "rich",

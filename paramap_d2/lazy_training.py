@@ -17,6 +17,8 @@ from . import (
     data,  # noqa: F401  registers the data sets
     modeling,  # noqa: F401  registers the models
 )
+from .data import SameSizeBatches
+from .solver import fused_on_cpu
 
 
 def build_model(cfg: DictConfig) -> torch.nn.Module:
@@ -32,7 +34,7 @@ def build_trainer(cfg: DictConfig) -> SimpleTrainer:
     model = build_model(cfg)
     optimizer = copy.deepcopy(cfg.optimizer)  # the model is not to become part of the config
     optimizer.params.model = model
-    optimizer = instantiate(optimizer)
+    optimizer = fused_on_cpu(instantiate(optimizer))
     loader = instantiate(cfg.dataloader.train)
     model = create_ddp_model(model, **cfg.train.ddp)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
@@ -64,11 +66,17 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
     trainer.train(start, cfg.train.max_iter)
 
 
-def evaluate(cfg: DictConfig, model: torch.nn.Module) -> dict[str, Any]:
-    """Figures of the config's evaluator on its test data, by task; empty without an evaluator."""
+def evaluate(cfg: DictConfig, model: torch.nn.Module, images: int | None = None) -> dict[str, Any]:
+    """Figures of the config's evaluator on its test data, by task; empty without an evaluator.
+
+    Args:
+        images: of one size that the model is given together; None for what the config's loader gives.
+    """
     if "evaluator" not in cfg.dataloader:
         return {}
-    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator))
+    loader = instantiate(cfg.dataloader.test)
+    loader = loader if images is None else SameSizeBatches(loader, images)
+    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
     if comm.is_main_process():
         print_csv_format(results)
     return results

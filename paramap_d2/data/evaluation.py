@@ -15,11 +15,26 @@ from detectron2.evaluation import (
     DatasetEvaluator,
     DatasetEvaluators,
     PascalVOCDetectionEvaluator,
+    coco_evaluation,
 )
+from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from .catalog import DatasetError, check_datasets
 
 __all__ = ["VOCEvaluator", "build_evaluator"]
+
+
+def _coco_eval(truth: COCO, found: COCO, task: str) -> COCOeval:
+    """The fast one, ten times as fast as pycocotools' own with the same figures, where images have numbers as in COCO;
+    in VOC form they have names, which it does not take."""
+    numbered = all(isinstance(image, int) for image in truth.getImgIds())
+    return (COCOeval_faster if numbered else COCOeval)(truth, found, task)
+
+
+if coco_evaluation.COCOeval_opt is COCOeval:  # a Detectron2 without its compiled part, which has a fast one
+    coco_evaluation.COCOeval_opt = _coco_eval
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):

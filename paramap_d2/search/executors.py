@@ -172,6 +172,7 @@ def _start_worker(slot: int, threads: int, search: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # AdamW makes many at first, each many times as slow as a number
     if torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
 

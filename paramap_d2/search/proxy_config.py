@@ -86,7 +86,7 @@ class YamlProxyConfig:
         from detectron2.utils.env import seed_all_rng
 
         from paramap_d2.config import parse_config
-        from paramap_d2.data import build_evaluator
+        from paramap_d2.data import SameSizeBatches, build_evaluator
         from paramap_d2.training import Trainer
 
         class ProxyTrainer(Trainer):
@@ -96,6 +96,10 @@ class YamlProxyConfig:
             @classmethod
             def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> Any:
                 return build_evaluator(dataset_name, voc=False)  # the fitness is one of COCO's figures; no files
+
+            @classmethod
+            def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+                return SameSizeBatches(super().build_test_loader(cfg, dataset_name), cfg.SOLVER.IMS_PER_BATCH)
 
         cfg = parse_config(self.text)
         cfg.MODEL.PARAM_AP.LOSS = str(loss_file)
@@ -169,7 +173,8 @@ class LazyProxyConfig:
         DetectionCheckpointer(trainer.model).load(cfg.train.init_checkpoint)
 
         def evaluate() -> Results:
-            return lazy_training.evaluate(cfg, trainer.model)
+            images = lazy_config.OmegaConf.select(cfg, "dataloader.train.total_batch_size") or 1
+            return lazy_training.evaluate(cfg, trainer.model, images)
 
         trainer.register_hooks([watch(evaluate)])
         trainer.train(0, cfg.train.max_iter)

@@ -200,6 +200,7 @@ class _Worker:
         import torch
 
         torch.set_num_threads(threads)
+        torch.set_flush_denormal(True)  # AdamW makes many at first, each many times as slow as a number
 
     def ready(self) -> None:
         pass

@@ -8,8 +8,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
+from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
 from paramap_d2.data import DatasetError, bccd, build_evaluator, shapes
+from paramap_d2.data.evaluation import _coco_eval
 
 from .voc_form import write_voc
 
@@ -166,3 +168,40 @@ def test_other_kinds_and_unknown_names_are_refused(tmp_path):
     finally:
         DatasetCatalog.remove("of_another_kind")
         MetadataCatalog.remove("of_another_kind")
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+def test_the_fast_figures_are_pycocotools_own(task, monkeypatch):
+    """Random boxes and masks near the objects: figures of all kinds that are neither 0 nor 100."""
+    from detectron2.evaluation import coco_evaluation
+
+    records = DatasetCatalog.get("shapes_val")
+
+    def figures(implementation):
+        monkeypatch.setattr(coco_evaluation, "COCOeval_opt", implementation)
+        generator = torch.Generator().manual_seed(0)
+        evaluator = COCOEvaluator("shapes_val", tasks=(task,), distributed=False)
+        evaluator._use_fast_impl = True
+        evaluator.reset()
+        for record in records:
+            truth = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in record["annotations"]]
+            boxes = torch.tensor(truth, dtype=torch.float32).repeat(3, 1)
+            boxes += 4 * torch.randn(boxes.shape, generator=generator)
+            boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 2)
+            found = Instances((record["height"], record["width"]))
+            found.pred_boxes, found.scores = Boxes(boxes), torch.rand(len(boxes), generator=generator)
+            classes = torch.tensor([a["category_id"] for a in record["annotations"]] * 3)
+            wrong = torch.rand(len(boxes), generator=generator) < 0.2
+            found.pred_classes = torch.where(wrong, 0, classes)
+            if task == "segm":
+                grid = torch.arange(max(found.image_size))
+                x, y = grid[None, None, : found.image_size[1]], grid[None, : found.image_size[0], None]
+                left, top, right, bottom = boxes[:, :, None, None].unbind(1)
+                found.pred_masks = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+            evaluator.process([record], [{"instances": found}])
+        return evaluator.evaluate()[task]
+
+    want, got = figures(coco_evaluation.COCOeval), figures(COCOeval_faster)
+    assert figures(_coco_eval) == pytest.approx(got, abs=0, nan_ok=True)
+    assert 0 < want["AP"] < want["AP50"] < 100
+    assert got == pytest.approx(want, nan_ok=True)
