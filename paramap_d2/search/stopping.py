@@ -9,8 +9,8 @@ from .store import FINISHED, SEARCH, STOPPED, Evaluation
 
 RULES = {
     "none": "every proxy is trained to its end",
-    "median": "a proxy ends where its AP is below the median of the earlier ones there",
-    "halving": "a proxy goes on where its AP is among the best quarter of the earlier ones there (successive halving)",
+    "median": "a proxy ends where its AP is below the median of the last ones there",
+    "halving": "a proxy goes on where its AP is among the best quarter of the last ones there (successive halving)",
 }
 
 CHECKPOINTS = (0.25, 0.5)
@@ -22,6 +22,10 @@ system for massively parallel hyperparameter tuning"."""
 
 FEWEST = 4
 """Earlier proxies that must have come to a checkpoint before one is ended there."""
+
+LATEST = 16
+"""Earlier proxies at a checkpoint that one is compared with, those asked for last: a population gets better, and ever
+more of it would pass among all that came before."""
 
 Checkpoint = tuple[float, float | None]
 """A share of the training, and the AP below which it ends there; None: the AP is only noted."""
@@ -36,14 +40,14 @@ def checkpoints(rule: str, earlier: Iterable[Evaluation]) -> list[Checkpoint]:
     Args:
         rule: one of :data:`RULES`.
         earlier: the evaluations of the generations before; those that were ended early count at the checkpoints that
-            they came to.
+            they came to. In the order in which they were asked for.
     """
     if rule == "none":
         return []
     curves = [e.curve for e in earlier if e.stage == SEARCH and e.status in (FINISHED, STOPPED)]
     found: list[Checkpoint] = []
     for number, share in enumerate(CHECKPOINTS):
-        there = sorted(curve[number][1] for curve in curves if len(curve) > number)
+        there = sorted([curve[number][1] for curve in curves if len(curve) > number][-LATEST:])
         threshold = None
         if len(there) >= FEWEST:
             threshold = statistics.median(there) if rule == "median" else there[-(len(there) // REDUCTION)]

@@ -1,6 +1,6 @@
 import pytest
 
-from paramap_d2.search.stopping import CHECKPOINTS, RULES, checkpoints
+from paramap_d2.search.stopping import CHECKPOINTS, LATEST, RULES, checkpoints
 from paramap_d2.search.store import Evaluation
 
 
@@ -39,3 +39,12 @@ def test_only_whole_first_proxies_are_compared_with():
         evaluation(status="diverged"),
     ]
     assert checkpoints("median", earlier + noise) == [(0.25, 2.0), (0.5, 25.0)]
+
+
+def test_a_better_population_is_compared_with_itself():
+    """Of ever better proxies a quarter passes, not all of them."""
+    earlier = [evaluation(float(ap)) for ap in range(100)]
+    (_, least), _ = checkpoints("halving", earlier)
+    assert least == 96.0
+    assert checkpoints("median", earlier)[0] == (0.25, 100 - LATEST / 2 - 0.5)
+    assert checkpoints("halving", earlier) == checkpoints("halving", earlier[-LATEST:])
