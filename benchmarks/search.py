@@ -2,11 +2,14 @@
 """What a search costs beside its proxies, and what a second worker brings.
 
 Without a config the proxy does nothing: what is left is store, executor and algorithm. With one, real proxies are
-trained by one worker and then by two, each on one thread: the same evaluations twice.
+trained by one worker and then by two, each on one thread: the same evaluations twice. With --before, they are first
+trained without a search, by a run of train_net.py for each: one after the other with torch's own threads, and two at a
+time on one thread each.
 """
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +23,7 @@ EXAMPLES = """examples:
   python benchmarks/search.py
   python benchmarks/search.py --executor ray
   python benchmarks/search.py --config-file projects/ParamAP/configs/shapes_retinanet_R_18_FPN.yaml
-  DETECTRON2_DATASETS=... python benchmarks/search.py --population 4 \\
+  DETECTRON2_DATASETS=... python benchmarks/search.py --before --population 4 \\
       --config-file projects/ParamAP/configs/bccd_retinanet_R_18_FPN.yaml
 """
 
@@ -34,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--evaluations", type=int, default=1000, help="of the proxy that does nothing (default 1000)")
     p.add_argument("--config-file", metavar="FILE", help="real proxies of this config instead")
     p.add_argument("--population", type=int, default=6, help="real proxies, in one generation (default 6)")
+    p.add_argument("--before", action="store_true", help="also by train_net.py, without a search (a YAML config)")
     p.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options of the real proxies")
     return p
 
@@ -86,6 +90,35 @@ def bookkeeping(options: argparse.Namespace) -> None:
     )
 
 
+def plain_runs(options: argparse.Namespace) -> None:
+    """The same trainings as a user without a search starts them, each with an evaluation at its end."""
+    from paramap_d2.config import read_config
+
+    script = Path(__file__).parents[1] / "projects" / "ParamAP" / "train_net.py"
+    opts = [str(opt) for opt in [*read_config(options.config_file, options.opts).PROXY.OPTS, *options.opts]]
+
+    def start(folder: str, number: int, **environment: str) -> subprocess.Popen:
+        command = [sys.executable, str(script), "--config-file", options.config_file, "SEED", "0", *opts]
+        command += ["OUTPUT_DIR", str(Path(folder) / str(number))]
+        with open(Path(folder) / f"{number}.log", "w") as log:
+            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+
+    for together, environment in ((1, {}), (2, {"OMP_NUM_THREADS": "1"})):
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.perf_counter()
+            for first in range(0, options.population, together):
+                numbers = range(first, min(first + together, options.population))
+                for number, run in [(n, start(folder, n, **environment)) for n in numbers]:
+                    if run.wait():
+                        sys.exit((Path(folder) / f"{number}.log").read_text() + "train_net.py failed")
+            seconds = time.perf_counter() - begin
+        print(
+            f"train_net.py, {together} at a time: {options.population} trainings in {seconds:.1f} s, "
+            f"{3600 * options.population / seconds:.0f} an hour",
+            flush=True,
+        )
+
+
 def real(options: argparse.Namespace) -> None:
     from paramap_d2.search.proxy import Proxy
     from paramap_d2.search.proxy_config import read_proxy_config
@@ -117,7 +150,11 @@ def real(options: argparse.Namespace) -> None:
 
 def main() -> None:
     options = parser().parse_args()
+    if options.before and not (options.config_file or "").endswith((".yaml", ".yml")):
+        parser().error("--before needs --config-file with a YAML config")
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+    if options.before:
+        plain_runs(options)
     (real if options.config_file else bookkeeping)(options)
 
 

@@ -47,6 +47,10 @@ DETECTORS = {
     "faster_rcnn": {
         "this loss": ("coco_faster_rcnn_R_50_FPN_param_ap.yaml", []),
         "CE + L1": ("coco_faster_rcnn_R_50_FPN_ce_l1.yaml", OUR_BOXES),
+        "this loss, 512 proposals": (
+            "coco_faster_rcnn_R_50_FPN_param_ap.yaml",
+            ["MODEL.RPN.POST_NMS_TOPK_TRAIN", 512],
+        ),
         "CE + L1, all proposals": ("coco_faster_rcnn_R_50_FPN_ce_l1.yaml", OUR_BOXES + ALL_PROPOSALS),
     },
 }

@@ -26,6 +26,7 @@ from paramap_d2.lazy_config import (
     set_loss,
     settings,
 )
+from paramap_d2.losses import load_loss, save_loss
 from paramap_d2.search.proxy_config import LazyProxyConfig, YamlProxyConfig, read_proxy_config
 from paramap_d2.search.session import SearchOptions, run_search
 from paramap_d2.search.store import Store
@@ -253,6 +254,33 @@ def test_proxies_of_both_kinds_of_config(tiny, lazy_tiny):
     assert not {"train.output_dir", "train.seed", "param_ap.loss"} & set(lazy.settings)
     # Without a word of the command line, the proxy's own options hold.
     assert read_proxy_config(FASTER, []).settings["train.max_iter"] == "60"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lazy", [False, True])
+def test_proxies_detect_in_batches_and_find_what_stock_evaluation_finds(lazy, tiny, lazy_tiny, tmp_path):
+    config = (
+        read_proxy_config(RETINANET, lazy_tiny)
+        if lazy
+        else read_proxy_config(CONFIGS / "shapes_retinanet_R_18_FPN.yaml", tiny)
+    )
+    sizes, stock = [], {}
+
+    def watch(evaluate):
+        class Look(HookBase):
+            def after_train(self):
+                model = self.trainer.model
+                cfg = read_config(CONFIGS / "shapes_retinanet_R_18_FPN.yaml", tiny)
+                stock.update(Trainer.test(cfg, model)["bbox"])
+                detect = model.forward
+                model.forward = lambda inputs: sizes.append(len(inputs)) or detect(inputs)
+
+        return Look()
+
+    save_loss(tmp_path / "loss.json", load_loss("retinanet-coco"))
+    results = config.train(tmp_path / "loss.json", tmp_path, 0, watch, 12)
+    assert sizes == [2, 2]  # four images
+    assert stock["AP"] > 0 and results["bbox"] == pytest.approx(stock, abs=1e-3, nan_ok=True)
 
 
 @pytest.mark.parametrize(
