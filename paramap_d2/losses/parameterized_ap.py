@@ -90,8 +90,7 @@ class ParameterizedAPLoss(nn.Module):
         _check(scores, quality, targets)
         targets = targets.to(torch.int8)  # an eighth to read, in every comparison
         positives = (targets == 1).nonzero().squeeze(1)
-        rated = quality.detach().nonzero().squeeze(1)
-        rated_negatives = rated[targets.take(rated) == 0]
+        rated_negatives = ((quality.detach() != 0) & (targets == 0)).nonzero().squeeze(1)
         # Ignored samples and samples at −inf are the same to every sum.
         scores = scores.masked_fill(targets < 0, -torch.inf)
         terms = self.terms(
