@@ -61,7 +61,7 @@ class RankingFunction:
     def quality_value_and_slope(self, q: Tensor) -> tuple[Tensor, Tensor]:
         u = q.clamp(0, 1)
         value, slope = self.value_and_slope(u)
-        return value, torch.where(u == q, slope, 0.0)
+        return value, slope * (u == q)
 
     def to_json(self) -> str | list[list[float]]:
         """What stands for this function in a loss file."""

@@ -90,15 +90,12 @@ class ParameterizedAPLoss(nn.Module):
         _check(scores, quality, targets)
         targets = targets.to(torch.int8)  # an eighth to read, in every comparison
         positives = (targets == 1).nonzero().squeeze(1)
-        rated_negatives = ((quality.detach() != 0) & (targets == 0)).nonzero().squeeze(1)
-        # Ignored samples and samples at −inf are the same to every sum.
-        scores = scores.masked_fill(targets < 0, -torch.inf)
-        terms = self.terms(
-            scores,
-            positives,
-            quality.index_select(0, positives),
-            *((rated_negatives, quality.index_select(0, rated_negatives)) if len(rated_negatives) else ()),
-        )
+        of_positives = quality.index_select(0, positives)
+        rated: tuple[Tensor, ...] = ()
+        if quality.detach().count_nonzero() != of_positives.detach().count_nonzero():
+            negatives = ((quality.detach() != 0) & (targets == 0)).nonzero().squeeze(1)
+            rated = negatives, quality.index_select(0, negatives)
+        terms = self.terms(_Ignoring.apply(scores, targets < 0), positives, of_positives, *rated)
         return terms.ranking + terms.localization
 
     def terms(
@@ -121,10 +118,9 @@ class ParameterizedAPLoss(nn.Module):
         dtype = scores.dtype if scores.dtype == torch.float64 else torch.float32
         scores = scores.to(dtype)
         peak = scores.detach().amax().clamp(min=0) if len(scores) else scores.new_zeros(())
-        poison = peak - peak  # NaN where a score is NaN or +inf, else 0
-        for given in (quality, negative_quality):
-            if given is not None:
-                poison = poison + (given.detach() * 0).sum().to(dtype)
+        given = [quality] if negative_quality is None else [quality, negative_quality]
+        probe = peak + sum(one.detach().sum(dtype=torch.float64) for one in given)
+        poison = (probe - probe).to(dtype)  # NaN where a score is NaN or +inf or a quality no finite number, else 0
         if self.top_k is not None and self.top_k < len(scores):
             kept = _highest(scores.detach(), self.top_k)
             scores = torch.where(kept, scores, -torch.inf)
@@ -152,8 +148,8 @@ class ParameterizedAPLoss(nn.Module):
         if self.block_gradient:
             denominator = denominator.detach()
         counted = denominator > EMPTY_DENOMINATOR
-        # Masked before and after the division: a quotient that is not used must not reach the gradient as NaN.
-        error = torch.where(counted, numerator, 0.0) / torch.where(counted, denominator, 1.0)
+        # Masked before the division: a quotient that is not used must not reach the gradient as NaN.
+        error = numerator / torch.where(counted, denominator, torch.inf)
         ranking = (f["positive_weight"].of_quality(quality) * error).mean()
         localization = (1 - f["positive_quality"].of_quality(quality)).mean()
         if isinstance(exact, Tensor):
@@ -217,6 +213,19 @@ def _highest(scores: Tensor, k: int) -> Tensor:
     threshold = scores.topk(k).values.amin()
     above, equal = scores > threshold, scores == threshold
     return above | (equal & (equal.cumsum(0) <= k - above.sum()))
+
+
+class _Ignoring(torch.autograd.Function):
+    """Scores with the ignored ones at −inf, where a sample is the same to every sum as one that is not there. There the
+    gradient is 0 by itself."""
+
+    @staticmethod
+    def forward(ctx, scores, ignored):
+        return scores.masked_fill(ignored, -torch.inf)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -91,7 +91,7 @@ class _Edges(NamedTuple):
     place: Tensor  # (M, P) int64: the bucket that begins at each breakpoint of each positive, each bucket once
     offset: Tensor  # (M, P) float64: compacted coordinate of each breakpoint
     compact: Tensor  # (B + 1,) float64: compacted coordinate of the left edge of every bucket
-    inside: Tensor  # (B + 1,) bool: whether the bucket lies in some positive's window
+    outside: Tensor  # (B + 1,) bool: whether the bucket lies in no positive's window
 
 
 def _edges(anchor: Tensor, at: Tensor) -> _Edges:
@@ -114,25 +114,26 @@ def _edges(anchor: Tensor, at: Tensor) -> _Edges:
         place=place,
         offset=compact.take(place),
         compact=compact,
-        inside=opened.cumsum(0) > 0,
+        outside=opened.cumsum(0) == 0,
     )
 
 
 class _Buckets:
     """Looks up buckets: the number of edges at or below a score, exactly.
 
-    float32 scores are compared with the float64 edges rounded up to the next float32, which no float32 score can tell
-    from the edge itself.
+    Many float32 scores are compared with the float64 edges rounded up to the next float32, which no float32 score can
+    tell from the edge itself; few, with the edges.
     """
 
     def __init__(self, edge: Tensor, dtype: torch.dtype, samples: int):
-        if dtype == torch.float32:
+        on_cpu, few = edge.device.type == "cpu", samples <= TABLE_PAYS * len(edge)
+        if dtype == torch.float32 and not (on_cpu and few):
             near = edge.float()
             edge = torch.where(near.double() < edge, torch.nextafter(near, near.new_full((), torch.inf)), near)
         self.edge = edge
         self.table = None
         # Not on a GPU: the search is fast there, and the samples in doubt would be waited for.
-        if edge.device.type == "cpu" and samples > TABLE_PAYS * len(edge):
+        if on_cpu and not few:
             self.low = float(edge[0])
             self.cells = min(CELLS_PER_EDGE * len(edge), MAX_CELLS)
             self.scale = self.cells / float(edge[-1] - edge[0])
@@ -147,7 +148,7 @@ class _Buckets:
     def of(self, scores: Tensor) -> Tensor:
         """(n,) finite or −inf to (n,) int32."""
         if self.table is None:
-            return torch.searchsorted(self.edge, scores, right=True, out_int32=True)
+            return torch.searchsorted(self.edge, scores.to(self.edge.dtype), right=True, out_int32=True)
         bucket = self.table.index_select(0, self._cell(scores))
         doubt = (bucket < 0).nonzero().squeeze(1)
         found = torch.searchsorted(self.edge, scores.index_select(0, doubt), right=True, out_int32=True)
@@ -157,7 +158,7 @@ class _Buckets:
 def _run_sums(edges: _Edges, count: Tensor, distance: Tensor, shape: _Shape) -> tuple[Tensor, Tensor]:
     """(2, P) Σ_j f(s_j − s_i) and (2, P) Σ_j f'(s_j − s_i), from the (2, B + 1) weighted count of samples in every
     bucket and weighted sum of their distances to its left edge."""
-    distance = torch.where(edges.inside, distance, 0.0)  # elsewhere f is constant, and distances may be huge
+    distance = distance.masked_fill(edges.outside, 0.0)  # f is constant there, and distances may be huge
     below = _exclusive_cumsum(count)
     place = edges.place.flatten().expand(2, -1)
     n = below.gather(1, place).unflatten(1, edges.place.shape)  # (2, M, P) samples below each breakpoint
@@ -196,7 +197,7 @@ class _RankingSums(torch.autograd.Function):
         rated_scores = scores.take(rated)
         rated_bucket = buckets.of(rated_scores).long()
         rated_distance = rated_scores - edges.left.take(rated_bucket)
-        rated_distance = torch.where(edges.inside.take(rated_bucket), rated_distance, 0.0)
+        rated_distance.masked_fill_(edges.outside.take(rated_bucket), 0.0)
         extra = rated_weight.double() - base_weight
         # Row 0 with the weights, for the numerator; row 1 without, for the denominator.
         count = torch.stack([(base_weight * count).scatter_add_(0, rated_bucket, extra), count])
@@ -219,7 +220,7 @@ class _RankingSums(torch.autograd.Function):
         grads = torch.stack([grad_numerator, grad_denominator])
         changes = (shape.change[:, :, None] * grads[:, None]).flatten(1)
         slope = changes.new_zeros(2, len(edges.left)).index_copy_(1, edges.place.flatten(), changes)
-        slope = torch.where(edges.inside, slope.cumsum(1), 0.0)
+        slope = slope.cumsum(1).masked_fill_(edges.outside, 0.0)
         plain = base_weight * slope[0] + slope[1]
         grad = plain.to(dtype).index_select(0, bucket)
         if kept is not None:
