@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import convert_to_coco_json
@@ -26,15 +27,36 @@ from .catalog import DatasetError, check_datasets
 __all__ = ["VOCEvaluator", "build_evaluator"]
 
 
-def _coco_eval(truth: COCO, found: COCO, task: str) -> COCOeval:
-    """The fast one, ten times as fast as pycocotools' own with the same figures, where images have numbers as in COCO;
-    in VOC form they have names, which it does not take."""
-    numbered = all(isinstance(image, int) for image in truth.getImgIds())
-    return (COCOeval_faster if numbered else COCOeval)(truth, found, task)
+class _FastCOCOeval(COCOeval_faster):
+    """The same figures as pycocotools' COCOeval in a tenth of the time. It takes images by number; in VOC form they
+    have names, so they are numbered here, in the order in which pycocotools takes them: equal scores stay in theirs."""
+
+    def __init__(self, truth: COCO, found: COCO, task: str):
+        ids = truth.getImgIds()
+        self._number = {}
+        if not all(isinstance(image, int) for image in ids):
+            self._number = {image: number for number, image in enumerate(sorted(ids, key=str), start=1)}
+            truth, found = (_renumbered(coco, self._number) for coco in (truth, found))
+        super().__init__(truth, found, task)
+
+    def evaluate(self) -> None:
+        self.params.imgIds = [self._number.get(image, image) for image in self.params.imgIds]
+        super().evaluate()
+
+
+def _renumbered(coco: COCO, number: dict[Any, int]) -> COCO:
+    other = COCO()
+    other.dataset = {
+        **coco.dataset,
+        "images": [{**image, "id": number[image["id"]]} for image in coco.dataset["images"]],
+        "annotations": [{**item, "image_id": number[item["image_id"]]} for item in coco.dataset["annotations"]],
+    }
+    other.createIndex()
+    return other
 
 
 if coco_evaluation.COCOeval_opt is COCOeval:  # a Detectron2 without its compiled part, which has a fast one
-    coco_evaluation.COCOeval_opt = _coco_eval
+    coco_evaluation.COCOeval_opt = _FastCOCOeval
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):

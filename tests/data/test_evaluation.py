@@ -1,6 +1,9 @@
+import json
 import multiprocessing
 import os
+from pathlib import Path
 
+import detectron2
 import pytest
 import torch
 from detectron2.config import LazyCall, instantiate
@@ -8,10 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
-from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
 from paramap_d2.data import DatasetError, bccd, build_evaluator, shapes
-from paramap_d2.data.evaluation import _coco_eval
+from paramap_d2.data.evaluation import _FastCOCOeval
 
 from .voc_form import write_voc
 
@@ -170,17 +172,36 @@ def test_other_kinds_and_unknown_names_are_refused(tmp_path):
         MetadataCatalog.remove("of_another_kind")
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["numbers", "names"])
 @pytest.mark.parametrize("task", ["bbox", "segm"])
-def test_the_fast_figures_are_pycocotools_own(task, monkeypatch):
-    """Random boxes and masks near the objects: figures of all kinds that are neither 0 nor 100."""
+def test_the_fast_figures_are_pycocotools_own(task, named, tmp_path, monkeypatch):
+    """Random boxes and masks near the objects, some of equal score: figures of all kinds, neither 0 nor 100."""
     from detectron2.evaluation import coco_evaluation
 
-    records = DatasetCatalog.get("shapes_val")
+    records = [dict(record) for record in DatasetCatalog.get("shapes_val")]
+    truth = json.loads(Path(MetadataCatalog.get("shapes_val").json_file).read_text())
+    if named:  # as in VOC form; the names' order is not that of the file
+        names = {record["image_id"]: f"image {record['image_id'] * 37 % 1009}" for record in records}
+        assert len(set(names.values())) == len(records)
+        for record in records:
+            record["image_id"] = names[record["image_id"]]
+        for image in truth["images"]:
+            image["id"] = names[image["id"]]
+        for item in truth["annotations"]:
+            item["image_id"] = names[item["image_id"]]
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    some = [record["image_id"] for record in records[::3]]
+    MetadataCatalog.get("renamed").set(
+        json_file=str(path),
+        thing_dataset_id_to_contiguous_id=MetadataCatalog.get("shapes_val").thing_dataset_id_to_contiguous_id,
+        thing_classes=MetadataCatalog.get("shapes_val").thing_classes,
+    )
 
-    def figures(implementation):
+    def figures(implementation, images=None):
         monkeypatch.setattr(coco_evaluation, "COCOeval_opt", implementation)
         generator = torch.Generator().manual_seed(0)
-        evaluator = COCOEvaluator("shapes_val", tasks=(task,), distributed=False)
+        evaluator = COCOEvaluator("renamed", tasks=(task,), distributed=False)
         evaluator._use_fast_impl = True
         evaluator.reset()
         for record in records:
@@ -189,7 +210,8 @@ def test_the_fast_figures_are_pycocotools_own(task, monkeypatch):
             boxes += 4 * torch.randn(boxes.shape, generator=generator)
             boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 2)
             found = Instances((record["height"], record["width"]))
-            found.pred_boxes, found.scores = Boxes(boxes), torch.rand(len(boxes), generator=generator)
+            found.pred_boxes = Boxes(boxes)
+            found.scores = (10 * torch.rand(len(boxes), generator=generator)).round() / 10
             classes = torch.tensor([a["category_id"] for a in record["annotations"]] * 3)
             wrong = torch.rand(len(boxes), generator=generator) < 0.2
             found.pred_classes = torch.where(wrong, 0, classes)
@@ -199,9 +221,19 @@ def test_the_fast_figures_are_pycocotools_own(task, monkeypatch):
                 left, top, right, bottom = boxes[:, :, None, None].unbind(1)
                 found.pred_masks = (x >= left) & (x < right) & (y >= top) & (y < bottom)
             evaluator.process([record], [{"instances": found}])
-        return evaluator.evaluate()[task]
+        return evaluator.evaluate(images)[task]
 
-    want, got = figures(coco_evaluation.COCOeval), figures(COCOeval_faster)
-    assert figures(_coco_eval) == pytest.approx(got, abs=0, nan_ok=True)
-    assert 0 < want["AP"] < want["AP50"] < 100
+    try:
+        want, got = figures(coco_evaluation.COCOeval), figures(_FastCOCOeval)
+        part, got_part = (figures(kind, some) for kind in (coco_evaluation.COCOeval, _FastCOCOeval))
+    finally:
+        MetadataCatalog.remove("renamed")
+    assert 0 < want["AP"] < want["AP50"] < 100 and part["AP"] != want["AP"]
     assert got == pytest.approx(want, nan_ok=True)
+    assert got_part == pytest.approx(part, nan_ok=True)
+
+
+def test_detectron2s_evaluator_takes_the_fast_one():
+    from detectron2.evaluation import coco_evaluation
+
+    assert coco_evaluation.COCOeval_opt is _FastCOCOeval or hasattr(detectron2, "_C")
