@@ -18,12 +18,13 @@ from . import (
     modeling,  # noqa: F401  registers the models
 )
 from .data import SameSizeBatches
+from .modeling.memory_format import channels_last_on_cpu
 from .solver import fused_on_cpu
 
 
 def build_model(cfg: DictConfig) -> torch.nn.Module:
     """The config's model on the config's device."""
-    return instantiate(cfg.model).to(cfg.train.device)
+    return channels_last_on_cpu(instantiate(cfg.model).to(cfg.train.device))
 
 
 def build_trainer(cfg: DictConfig) -> SimpleTrainer:

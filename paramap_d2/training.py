@@ -14,11 +14,16 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 
 from . import modeling  # noqa: F401  registers the models
 from .data import build_evaluator, build_train_mapper
+from .modeling.memory_format import channels_last_on_cpu
 from .solver import fused_on_cpu, lr_factors
 
 
 class Trainer(DefaultTrainer):
     """Evaluates by the data set's kind, augments as SSD where asked to, and optimizes with SGD or AdamW."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        return channels_last_on_cpu(super().build_model(cfg))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
