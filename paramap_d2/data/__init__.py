@@ -9,6 +9,7 @@ from . import bccd, coco, shapes  # noqa: F401  (registration)
 from .augmentation import Expand, MinIoUCrop, SSDMapper, build_train_mapper, color_distortion
 from .catalog import DatasetError, check_datasets, datasets_root
 from .evaluation import VOCEvaluator, build_evaluator
+from .read_once import images_read_once
 from .same_size import SameSizeBatches
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "check_datasets",
     "color_distortion",
     "datasets_root",
+    "images_read_once",
 ]

@@ -118,6 +118,7 @@ class Proxy:
         return outcome
 
     def _evaluate(self, task: Task, folder: Path, outcome: Outcome) -> None:
+        from paramap_d2.data import images_read_once
         from paramap_d2.losses import save_loss
 
         loss_file = folder / "loss.json"
@@ -126,7 +127,8 @@ class Proxy:
         def watch(evaluate: Callable[[], Results]) -> HookBase:
             return _watch(task, outcome, self.metric, lambda: self._fitness(evaluate(), outcome))
 
-        results = self.config.train(loss_file, folder, task.seed, watch, task.iterations)
+        with images_read_once():
+            results = self.config.train(loss_file, folder, task.seed, watch, task.iterations)
         fitness = self._fitness(results, outcome)
         if math.isfinite(fitness):
             outcome.status, outcome.fitness = FINISHED, fitness

@@ -1,0 +1,43 @@
+"""Images that are read again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from detectron2.data import detection_utils
+from torch.utils.data import get_worker_info
+
+LIMIT = 2**29
+"""Bytes of decoded images that a process holds, at most."""
+
+_images: dict[tuple[str, str | None], np.ndarray] = {}
+
+
+@contextlib.contextmanager
+def images_read_once() -> Iterator[None]:
+    """For the length of the context, Detectron2's data mappers get a copy of each image that this process has read in
+    such a context before. The images of a small data set so are decoded once in the life of a process that trains on
+    them many times; of a large one, as many as ``LIMIT`` allows. Image files must not change meanwhile.
+
+    Loaders with processes of their own (``DATALOADER.NUM_WORKERS``) read as ever, for these do not outlive a training.
+    """
+    read_image = detection_utils.read_image
+
+    def read(file_name: str | os.PathLike[str], format: str | None = None) -> np.ndarray:
+        key = os.fspath(file_name), format
+        if key in _images:
+            return _images[key].copy()
+        image = read_image(file_name, format)
+        held = sum(other.nbytes for other in _images.values())
+        if get_worker_info() is None and held + image.nbytes <= LIMIT:
+            _images[key] = np.array(image, order="C")  # Detectron2's is a view of another order of channels
+        return image
+
+    detection_utils.read_image = read
+    try:
+        yield
+    finally:
+        detection_utils.read_image = read_image
