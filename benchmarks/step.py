@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.modeling import RetinaNet, build_model
+from detectron2.modeling import RetinaNet
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Step:
         fixed = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "SOLVER.BASE_LR", 0.0]
         cfg = read_config(CONFIGS / config, [*fixed, *options])
         torch.manual_seed(0)
-        self.model = build_model(cfg).train()
+        self.model = Trainer.build_model(cfg).train()
         self.optimizer = Trainer.build_optimizer(cfg, self.model)
         self.inputs = draw(args.images, args.size, args.boxes, len(cfg.MODEL.PIXEL_MEAN))
 

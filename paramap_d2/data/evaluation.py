@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import convert_to_coco_json
@@ -27,36 +26,41 @@ from .catalog import DatasetError, check_datasets
 __all__ = ["VOCEvaluator", "build_evaluator"]
 
 
-class _FastCOCOeval(COCOeval_faster):
-    """The same figures as pycocotools' COCOeval in a tenth of the time. It takes images by number; in VOC form they
-    have names, so they are numbered here, in the order in which pycocotools takes them: equal scores stay in theirs."""
+class _OfNamedImages(COCOeval_faster):
+    """It takes images by number alone; names, as in VOC form, are numbered here in the order in which pycocotools takes
+    them, so that detections of equal score stay in theirs."""
 
     def __init__(self, truth: COCO, found: COCO, task: str):
-        ids = truth.getImgIds()
-        self._number = {}
-        if not all(isinstance(image, int) for image in ids):
-            self._number = {image: number for number, image in enumerate(sorted(ids, key=str), start=1)}
-            truth, found = (_renumbered(coco, self._number) for coco in (truth, found))
-        super().__init__(truth, found, task)
+        self._number = {image: number for number, image in enumerate(sorted(truth.getImgIds()), start=1)}
+        super().__init__(*(_renumbered(coco, self._number) for coco in (truth, found)), task)
 
     def evaluate(self) -> None:
-        self.params.imgIds = [self._number.get(image, image) for image in self.params.imgIds]
+        number = self._number | {n: n for n in self._number.values()}  # as it was made, or named by who uses it
+        self.params.imgIds = [number[image] for image in self.params.imgIds if image in number]
         super().evaluate()
 
 
-def _renumbered(coco: COCO, number: dict[Any, int]) -> COCO:
+def _renumbered(coco: COCO, number: dict[str, int]) -> COCO:
+    items = [item for item in coco.dataset["annotations"] if item["image_id"] in number]
     other = COCO()
     other.dataset = {
         **coco.dataset,
         "images": [{**image, "id": number[image["id"]]} for image in coco.dataset["images"]],
-        "annotations": [{**item, "image_id": number[item["image_id"]]} for item in coco.dataset["annotations"]],
+        "annotations": [{**item, "image_id": number[item["image_id"]]} for item in items],
     }
     other.createIndex()
     return other
 
 
+def _coco_eval(truth: COCO, found: COCO, task: str) -> COCOeval:
+    """An evaluator of the same figures in a tenth of the time, but where it knows no way: keypoints, odd image ids."""
+    kinds = {type(image) for image in truth.getImgIds()}
+    fast = {(int,): COCOeval_faster, (str,): _OfNamedImages}.get(tuple(kinds), COCOeval)
+    return (COCOeval if task == "keypoints" else fast)(truth, found, task)
+
+
 if coco_evaluation.COCOeval_opt is COCOeval:  # a Detectron2 without its compiled part, which has a fast one
-    coco_evaluation.COCOeval_opt = _FastCOCOeval
+    coco_evaluation.COCOeval_opt = _coco_eval
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):

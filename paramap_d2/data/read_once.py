@@ -22,17 +22,19 @@ def images_read_once() -> Iterator[None]:
     such a context before. The images of a small data set so are decoded once in the life of a process that trains on
     them many times; of a large one, as many as ``LIMIT`` allows. Image files must not change meanwhile.
 
-    Loaders with processes of their own (``DATALOADER.NUM_WORKERS``) read as ever, for these do not outlive a training.
+    Processes of a loader (``DATALOADER.NUM_WORKERS``) do not outlive a training, and hold no more than they start with.
     """
     read_image = detection_utils.read_image
+    held = sum(image.nbytes for image in _images.values())
 
     def read(file_name: str | os.PathLike[str], format: str | None = None) -> np.ndarray:
-        key = os.fspath(file_name), format
+        nonlocal held
+        key = os.path.abspath(file_name), format
         if key in _images:
             return _images[key].copy()
         image = read_image(file_name, format)
-        held = sum(other.nbytes for other in _images.values())
         if get_worker_info() is None and held + image.nbytes <= LIMIT:
+            held += image.nbytes
             _images[key] = np.array(image, order="C")  # Detectron2's is a view of another order of channels
         return image
 

@@ -87,15 +87,16 @@ class ParameterizedAPLoss(nn.Module):
             ValueError: shapes or types do not fit, or a target is none of the three. On a GPU the targets' values are
                 checked by a device-side assertion, without waiting for it.
         """
-        _check(scores, quality, targets)
+        some_ignored = _check(scores, quality, targets)
         targets = targets.to(torch.int8)  # an eighth to read, in every comparison
-        positives = (targets == 1).nonzero().squeeze(1)
-        of_positives = quality.index_select(0, positives)
+        positives = targets.clamp(min=0).nonzero().squeeze(1)
         rated: tuple[Tensor, ...] = ()
-        if quality.detach().count_nonzero() != of_positives.detach().count_nonzero():
+        if len(quality) and quality.detach().index_fill(0, positives, 0).aminmax() != (0, 0):
             negatives = ((quality.detach() != 0) & (targets == 0)).nonzero().squeeze(1)
             rated = negatives, quality.index_select(0, negatives)
-        terms = self.terms(_Ignoring.apply(scores, targets < 0), positives, of_positives, *rated)
+        if some_ignored:
+            scores = _Ignoring.apply(scores, targets < 0)
+        terms = self.terms(scores, positives, quality.index_select(0, positives), *rated)
         return terms.ranking + terms.localization
 
     def terms(
@@ -183,7 +184,8 @@ def checked_functions(functions: Mapping[str, RankingFunction]) -> dict[str, Ran
     return {name: functions[name] for name in FUNCTION_NAMES}
 
 
-def _check(scores: Tensor, quality: Tensor, targets: Tensor) -> None:
+def _check(scores: Tensor, quality: Tensor, targets: Tensor) -> bool:
+    """Whether a sample may be ignored; on a GPU that is not waited for, and True."""
     for name, tensor in (("scores", scores), ("quality", quality), ("targets", targets)):
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} must be a tensor, not {type(tensor).__name__}")
@@ -199,13 +201,14 @@ def _check(scores: Tensor, quality: Tensor, targets: Tensor) -> None:
     if targets.is_floating_point() or targets.is_complex():
         raise ValueError(f"targets must be integers (1 positive, 0 negative, -1 ignored), not {targets.dtype}")
     if targets.dtype == torch.bool or len(targets) == 0:
-        return
+        return False
     low, high = (end.long() for end in targets.aminmax())
     if targets.device.type != "cpu":
         torch._assert_async((low >= -1) & (high <= 1), "targets must be 1, 0 or -1")
     elif low < -1 or high > 1:
         index = int((targets.long().abs() > 1).nonzero()[0])
         raise ValueError(f"targets must be 1, 0 or -1; targets[{index}] is {int(targets[index])}")
+    return targets.device.type != "cpu" or bool(low < 0)
 
 
 def _highest(scores: Tensor, k: int) -> Tensor:

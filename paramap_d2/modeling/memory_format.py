@@ -9,13 +9,14 @@ from detectron2.modeling.backbone import ResNet
 from torch import Tensor, nn
 
 MANY_WEIGHTS = 6
-"""Weights of a stage for each number of its input, above which its maps are left channels first."""
+"""Weights of a stage for each element of its input, above which its maps are put channels first."""
 
 
 def channels_last_on_cpu(model: nn.Module) -> nn.Module:
     """The same model; its ResNets hold large maps channels last where they run on a CPU, which normalization, pooling
-    and most convolutions are faster with. Stages of many weights and small maps, which spend their time in ordering
-    weights, are left as they are. Results are the same up to rounding; nothing changes on other devices."""
+    and most convolutions are faster with. Stages of many weights and small maps, which would spend their time in
+    ordering weights, hold them channels first. Results are the same up to rounding; nothing changes on other devices.
+    (By hooks, which TorchScript cannot compile: script a model of Detectron2's own ``build_model``.)"""
     for module in model.modules():
         if isinstance(module, ResNet):
             for stage in (module.stem, *module.stages):

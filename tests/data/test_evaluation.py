@@ -11,9 +11,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
+from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from paramap_d2.data import DatasetError, bccd, build_evaluator, shapes
-from paramap_d2.data.evaluation import _FastCOCOeval
+from paramap_d2.data.evaluation import _coco_eval, _OfNamedImages
 
 from .voc_form import write_voc
 
@@ -180,6 +183,8 @@ def test_the_fast_figures_are_pycocotools_own(task, named, tmp_path, monkeypatch
 
     records = [dict(record) for record in DatasetCatalog.get("shapes_val")]
     truth = json.loads(Path(MetadataCatalog.get("shapes_val").json_file).read_text())
+    for item in truth["annotations"][::7]:
+        item["iscrowd"] = 1
     if named:  # as in VOC form; the names' order is not that of the file
         names = {record["image_id"]: f"image {record['image_id'] * 37 % 1009}" for record in records}
         assert len(set(names.values())) == len(records)
@@ -189,6 +194,8 @@ def test_the_fast_figures_are_pycocotools_own(task, named, tmp_path, monkeypatch
             image["id"] = names[image["id"]]
         for item in truth["annotations"]:
             item["image_id"] = names[item["image_id"]]
+        # Detectron2 only warns of an object on an image that is not there.
+        truth["annotations"].append({**truth["annotations"][0], "id": 10**6, "image_id": "nowhere"})
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(truth))
     some = [record["image_id"] for record in records[::3]]
@@ -224,8 +231,8 @@ def test_the_fast_figures_are_pycocotools_own(task, named, tmp_path, monkeypatch
         return evaluator.evaluate(images)[task]
 
     try:
-        want, got = figures(coco_evaluation.COCOeval), figures(_FastCOCOeval)
-        part, got_part = (figures(kind, some) for kind in (coco_evaluation.COCOeval, _FastCOCOeval))
+        want, got = figures(coco_evaluation.COCOeval), figures(_coco_eval)
+        part, got_part = (figures(kind, some) for kind in (coco_evaluation.COCOeval, _coco_eval))
     finally:
         MetadataCatalog.remove("renamed")
     assert 0 < want["AP"] < want["AP50"] < 100 and part["AP"] != want["AP"]
@@ -233,7 +240,16 @@ def test_the_fast_figures_are_pycocotools_own(task, named, tmp_path, monkeypatch
     assert got_part == pytest.approx(part, nan_ok=True)
 
 
-def test_detectron2s_evaluator_takes_the_fast_one():
+def test_which_evaluator_takes_what():
     from detectron2.evaluation import coco_evaluation
 
-    assert coco_evaluation.COCOeval_opt is _FastCOCOeval or hasattr(detectron2, "_C")
+    assert coco_evaluation.COCOeval_opt is _coco_eval or hasattr(detectron2, "_C")
+
+    def kind(images, task="bbox"):
+        coco = COCO()
+        coco.dataset = {"images": [{"id": i} for i in images], "annotations": [], "categories": [{"id": 1}]}
+        coco.createIndex()
+        return type(_coco_eval(coco, coco, task))
+
+    assert kind([3, 1]) is COCOeval_faster and kind(["b", "a"]) is _OfNamedImages
+    assert kind([0.0, 1.0]) is kind([1, 2], "keypoints") is kind(["a"], "keypoints") is COCOeval

@@ -8,6 +8,8 @@ from detectron2.data import DatasetMapper, build_detection_test_loader, detectio
 from PIL import Image
 
 from paramap_d2.data import images_read_once, read_once
+from paramap_d2.search.proxy import Proxy, Task
+from paramap_d2.search.space import SearchSpace
 
 MAPPER = {"is_train": False, "augmentations": [], "image_format": "BGR"}
 
@@ -91,7 +93,36 @@ def test_through_a_loader_with_processes(decoded, records):
         loader = build_detection_test_loader(records, mapper=DatasetMapper(**MAPPER), num_workers=2)
         found = [one["image"] for (one,) in loader]
     torch.testing.assert_close(found, mapped(records), rtol=0, atol=0)
-    assert not read_once._images
+
+
+def test_paths_are_kept_apart_by_the_folder_they_start_from(decoded, records, tmp_path, monkeypatch):
+    found = []
+    for number in (0, 1):
+        folder = tmp_path / f"folder{number}"
+        folder.mkdir()
+        os.rename(records[number]["file_name"], folder / "same.png")
+        monkeypatch.chdir(folder)
+        with images_read_once():
+            found.append(detection_utils.read_image("same.png", "BGR").shape)
+    assert found == [(20, 30, 3), (20, 31, 3)]
+
+
+class Reading:
+    """A config whose training reads the images, and finds as much as it could read."""
+
+    def __init__(self, records):
+        self.records = records
+
+    def train(self, loss_file, folder, seed, watch, iterations=None):
+        return {"bbox": {"AP": float(len(mapped(self.records)))}}
+
+
+def test_a_workers_proxies_decode_an_image_once(decoded, records, tmp_path):
+    space = SearchSpace(("dense",))
+    proxy = Proxy(Reading(records), space, "AP", str(tmp_path / "evaluations"))
+    outcomes = [proxy(Task(0, position, space.identity(), seed=0)) for position in range(3)]
+    assert [outcome.fitness for outcome in outcomes] == [4.0] * 3
+    assert len(decoded) == 4
 
 
 def test_an_image_that_cannot_be_read_is_told_each_time_and_all_is_put_back(decoded):
