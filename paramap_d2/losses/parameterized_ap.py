@@ -91,7 +91,7 @@ class ParameterizedAPLoss(nn.Module):
         targets = targets.to(torch.int8)  # an eighth to read, in every comparison
         positives = targets.clamp(min=0).nonzero().squeeze(1)
         rated: tuple[Tensor, ...] = ()
-        if len(quality) and quality.detach().index_fill(0, positives, 0).aminmax() != (0, 0):
+        if len(quality) and quality.detach().index_fill(0, positives, 0).abs().amax() != 0:
             negatives = ((quality.detach() != 0) & (targets == 0)).nonzero().squeeze(1)
             rated = negatives, quality.index_select(0, negatives)
         if some_ignored:
@@ -126,33 +126,26 @@ class ParameterizedAPLoss(nn.Module):
             kept = _highest(scores.detach(), self.top_k)
             scores = torch.where(kept, scores, -torch.inf)
             positives, quality = positives[kept[positives]], quality[kept[positives]]
-        quality = _ScaleGradient.apply(quality.double(), self.grad_scale)
         if len(positives) == 0:
             nothing = scores[:0].sum() + quality[:0].sum().to(dtype) + poison
             return APLossTerms(nothing, nothing.detach())
 
         f = self.functions
-        rated, rated_quality = positives, quality
-        if rated_negatives is not None:
-            rated = torch.cat([positives, rated_negatives])
-            rated_quality = torch.cat([quality, _ScaleGradient.apply(negative_quality.double(), self.grad_scale)])
+        rated = positives if rated_negatives is None else torch.cat([positives, rated_negatives])
+        rated_weight, weight, localization = _OfQualities.apply(quality, negative_quality, self.grad_scale, f)
         exact = self._exact(peak, scores, positives)
         numerator, denominator = (ranking_sums if exact is not False else pairwise_sums)(
             scores,
             positives,
             rated,
-            1 - f["sample_quality"].of_quality(rated_quality),
+            rated_weight,
             self.unrated_weight,
             f["rank_numerator"],
             f["rank_denominator"],
         )
         if self.block_gradient:
             denominator = denominator.detach()
-        counted = denominator > EMPTY_DENOMINATOR
-        # Masked before the division: a quotient that is not used must not reach the gradient as NaN.
-        error = numerator / torch.where(counted, denominator, torch.inf)
-        ranking = (f["positive_weight"].of_quality(quality) * error).mean()
-        localization = (1 - f["positive_quality"].of_quality(quality)).mean()
+        ranking = _MeanQuotient.apply(weight, numerator, denominator)
         if isinstance(exact, Tensor):
             ranking = torch.where(exact, ranking, torch.nan)
         return APLossTerms(ranking.to(dtype) + poison, localization.to(dtype))
@@ -231,12 +224,56 @@ class _Ignoring(torch.autograd.Function):
         return grad, None
 
 
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
-        return x.view_as(x)
+# Two functions with a backward pass of their own, for what autograd would record as some thirty small operations.
+
+
+class _OfQualities(torch.autograd.Function):
+    """From the (P,) qualities of the positives and the (E,) ones of other samples, or None: the (P + E,) weights
+    1 − sample_quality, the (P,) weights positive_weight, and the mean of 1 − positive_quality over the positives; all
+    float64. The gradient of the qualities is scaled."""
 
     @staticmethod
+    def forward(ctx, quality, others, grad_scale, functions):
+        q = (quality if others is None else torch.cat([quality, others])).double()
+        own = q[: len(quality)]
+        sample, of_sample = functions["sample_quality"].quality_value_and_slope(q)
+        weight, of_weight = functions["positive_weight"].quality_value_and_slope(own)
+        reward, of_reward = functions["positive_quality"].quality_value_and_slope(own)
+        ctx.save_for_backward(of_sample, of_weight, of_reward)
+        ctx.grad_scale = grad_scale
+        ctx.dtypes = quality.dtype, None if others is None else others.dtype
+        return 1 - sample, weight, 1 - reward.mean()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_sample, grad_weight, grad_localization):
+        of_sample, of_weight, of_reward = ctx.saved_tensors
+        positives = len(of_weight)
+        grad = grad_sample * of_sample * -ctx.grad_scale
+        own = of_weight * grad_weight - of_reward * (grad_localization / positives)
+        grad[:positives] += own * ctx.grad_scale
+        dtype, of_others = ctx.dtypes
+        others = None if of_others is None else grad[positives:].to(of_others)
+        return grad[:positives].to(dtype), others, None, None
+
+
+class _MeanQuotient(torch.autograd.Function):
+    """mean(weight · numerator / denominator) of three (P,) float64 tensors, with 0 for a quotient whose denominator is
+    empty."""
+
+    @staticmethod
+    def forward(ctx, weight, numerator, denominator):
+        # Masked before the division: a quotient that is not used must not reach the gradient as NaN.
+        denominator = torch.where(denominator > EMPTY_DENOMINATOR, denominator, torch.inf)
+        quotient = numerator / denominator
+        ctx.save_for_backward(weight, quotient, denominator)
+        return weight.dot(quotient) / len(weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        return grad * ctx.factor, None
+        weight, quotient, denominator = ctx.saved_tensors
+        grad = grad / len(weight)
+        grad_numerator = grad * weight / denominator
+        grad_denominator = -grad_numerator * quotient if ctx.needs_input_grad[2] else None
+        return grad * quotient, grad_numerator, grad_denominator

@@ -159,20 +159,14 @@ def _run_sums(edges: _Edges, count: Tensor, distance: Tensor, shape: _Shape) -> 
     """(2, P) Σ_j f(s_j − s_i) and (2, P) Σ_j f'(s_j − s_i), from the (2, B + 1) weighted count of samples in every
     bucket and weighted sum of their distances to its left edge."""
     distance = distance.masked_fill(edges.outside, 0.0)  # f is constant there, and distances may be huge
-    below = _exclusive_cumsum(count)
-    place = edges.place.flatten().expand(2, -1)
-    n = below.gather(1, place).unflatten(1, edges.place.shape)  # (2, M, P) samples below each breakpoint
-    number = n.diff(dim=1)
-    moment = _exclusive_cumsum(distance + count * edges.compact).gather(1, place).view_as(n).diff(dim=1)
-    moment -= edges.offset[:-1] * number  # Σ (s_j − breakpoint) within each piece
+    # Rows 0 and 1: samples below each breakpoint; 2 and 3: their summed coordinates.
+    upto = torch.cat([count, torch.addcmul(distance, count, edges.compact)]).cumsum(1)
+    below = upto.gather(1, (edges.place - 1).flatten().expand(4, -1)).unflatten(1, edges.place.shape)
+    number, moment = below.diff(dim=1).split(2)
+    moment = moment - edges.offset[:-1] * number  # Σ (s_j − breakpoint) within each piece
     value, slope = shape.value[:, None, :-1], shape.slope[:, None, :-1]
-    above = below[:, -1:] - n[:, -1]
+    above = upto[:2, -1:] - below[:2, -1]
     return (value @ number + slope @ moment).squeeze(1) + above * shape.value[:, -1:], (slope @ number).squeeze(1)
-
-
-def _exclusive_cumsum(x: Tensor) -> Tensor:
-    """(2, B) to (2, B + 1): sums of all entries before each place."""
-    return torch.cat([x.new_zeros(2, 1), x.cumsum(1)], dim=1)
 
 
 class _RankingSums(torch.autograd.Function):
@@ -207,6 +201,7 @@ class _RankingSums(torch.autograd.Function):
         ctx.save_for_backward(rated, rated_weight, kept, bucket, rated_bucket, rated_distance, slopes)
         ctx.buckets = edges, shape, base_weight
         ctx.like = scores.shape, scores.dtype
+        ctx.set_materialize_grads(False)
         return sums[0], sums[1]
 
     @staticmethod
@@ -216,12 +211,17 @@ class _RankingSums(torch.autograd.Function):
         edges, shape, base_weight = ctx.buckets
         size, dtype = ctx.like
 
-        # (2, B + 1) Σ_i grad_i · f'(s − s_i) for s in every bucket.
-        grads = torch.stack([grad_numerator, grad_denominator])
-        changes = (shape.change[:, :, None] * grads[:, None]).flatten(1)
-        slope = changes.new_zeros(2, len(edges.left)).index_copy_(1, edges.place.flatten(), changes)
+        # (2, B + 1) Σ_i grad_i · f'(s − s_i) for s in every bucket; (1, B + 1) where the denominator is held constant.
+        if grad_numerator is None:
+            grad_numerator = torch.zeros_like(slopes[0])
+        grads = torch.stack([grad for grad in (grad_numerator, grad_denominator) if grad is not None])
+        rows = len(grads)
+        changes = (shape.change[:rows, :, None] * grads[:, None]).flatten(1)
+        slope = changes.new_zeros(rows, len(edges.left)).index_copy_(1, edges.place.flatten(), changes)
         slope = slope.cumsum(1).masked_fill_(edges.outside, 0.0)
-        plain = base_weight * slope[0] + slope[1]
+        plain = base_weight * slope[0]
+        if rows > 1:
+            plain += slope[1]
         grad = plain.to(dtype).index_select(0, bucket)
         if kept is not None:
             grad = torch.zeros(size, dtype=dtype, device=plain.device).put_(kept, grad)
@@ -229,7 +229,7 @@ class _RankingSums(torch.autograd.Function):
         # The parts of a positive's gradient cancel, so they are added before they are rounded to the scores' type.
         slope_of_rated = slope[0].take(rated_bucket)
         of_rated = plain.take(rated_bucket) + (rated_weight.double() - base_weight) * slope_of_rated
-        of_rated[: len(grad_numerator)] -= (grads * slopes).sum(0)
+        of_rated[: len(grad_numerator)] -= (grads * slopes[:rows]).sum(0)
         grad.index_copy_(0, rated, of_rated.to(dtype))
 
         # Σ_i g_i f(s_j − s_i) of the rated samples: f is continuous, so its value at an edge is the integral of the

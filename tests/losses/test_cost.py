@@ -72,6 +72,11 @@ def test_the_number_of_operations_grows_neither_with_samples_nor_with_positives(
     assert count(way, chunks * CHUNK, 50).operations - base <= 20 * (chunks - 1)
 
 
+@pytest.mark.parametrize(("way", "limit"), [(with_terms, 200), (with_forward, 220)])
+def test_late_in_training_the_cost_is_a_fixed_number_of_small_operations(way, limit):
+    assert count(way, 100_000, 500, "late").operations <= limit
+
+
 @WAYS
 @pytest.mark.parametrize("situation", ["early", "late"])
 def test_at_most_64_bytes_a_sample_are_held(way, situation):
