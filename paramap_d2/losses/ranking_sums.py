@@ -224,7 +224,7 @@ class _RankingSums(torch.autograd.Function):
             plain += slope[1]
         grad = plain.to(dtype).index_select(0, bucket)
         if kept is not None:
-            grad = torch.zeros(size, dtype=dtype, device=plain.device).put_(kept, grad)
+            grad = torch.zeros(size, dtype=dtype, device=plain.device).scatter_(0, kept, grad)
         # A rated sample's own weight, and the other role of a positive's score: every difference it is subtracted in.
         # The parts of a positive's gradient cancel, so they are added before they are rounded to the scores' type.
         slope_of_rated = slope[0].take(rated_bucket)

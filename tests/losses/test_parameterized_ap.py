@@ -17,6 +17,7 @@ from cases import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.loss import draw, with_forward, with_terms
 from paramap_d2.losses import FUNCTION_NAMES, ParameterizedAPLoss, PiecewiseLinear
 from paramap_d2.losses.encoding import decode_grad_scale, decode_points, encode_points
 
@@ -433,3 +434,14 @@ def test_autocast_keeps_the_pairwise_path_in_float32(name):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = run(scores, quality, targets, functions, torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("situation", ["early", "late"])
+def test_where_torch_is_to_be_deterministic(situation):
+    loss_fn = ParameterizedAPLoss(built(SEARCHED))
+    torch.use_deterministic_algorithms(True)
+    try:
+        for way in (with_forward, with_terms):
+            way(loss_fn, draw(20_000, 100, situation, "cpu"))
+    finally:
+        torch.use_deterministic_algorithms(False)
