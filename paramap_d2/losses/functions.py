@@ -52,13 +52,14 @@ class RankingFunction:
         return torch.where((d >= -1) & (d < 1), self.slope(u) / 2, 0.0)
 
     def of_quality(self, q: Tensor) -> Tensor:
-        """f(q) for qualities q of any shape in [0, 1] (values outside are clamped); differentiable in q."""
-        return _OfQuality.apply(q, self)
+        """f(q) for qualities q of any shape in [0, 1] (values outside are clamped)."""
+        return self.quality_value_and_slope(q)[0]
 
     def value_and_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
         return self.value(u), self.slope(u)
 
     def quality_value_and_slope(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`of_quality` and its derivative, which is 0 outside of [0, 1]."""
         u = q.clamp(0, 1)
         value, slope = self.value_and_slope(u)
         return value, slope * (u == q)
@@ -66,20 +67,6 @@ class RankingFunction:
     def to_json(self) -> str | list[list[float]]:
         """What stands for this function in a loss file."""
         raise NotImplementedError
-
-
-class _OfQuality(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, q, function):
-        value, slope = function.quality_value_and_slope(q)
-        ctx.save_for_backward(slope)
-        return value
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        (slope,) = ctx.saved_tensors
-        return grad * slope, None
 
 
 class PiecewiseLinear(RankingFunction):

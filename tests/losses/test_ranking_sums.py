@@ -59,6 +59,24 @@ def test_agree_on_thousands(dtype, below, spread):
     assert_paths_agree(scores, targets.long(), functions, tolerance=1e-9 if dtype == torch.float64 else 1e-5)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_gradient_of_one_sum_alone(which):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(300, generator=generator, dtype=torch.float64, requires_grad=True)
+    positives = torch.randperm(300, generator=generator)[:20]
+    weight = torch.rand(20, generator=generator, dtype=torch.float64, requires_grad=True)
+    functions = PiecewiseLinear([(0, 0), (0.25, 0.5), (1, 1)]), PiecewiseLinear([(0, 0), (0.75, 0.25), (1, 1)])
+    given = torch.randn(20, generator=generator, dtype=torch.float64)
+    fast, slow = (
+        torch.autograd.grad(
+            path(scores, positives, positives, weight, 0.75, *functions)[which], (scores, weight), given
+        )
+        for path in (ranking_sums, pairwise_sums)
+    )
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-11)
+    assert fast[0].abs().min() < fast[0].abs().max() and bool(fast[1].any()) == (which == 0)
+
+
 @given(low=st.sampled_from([-torch.inf, -1e30, -SCORE_LIMIT, -100.0]), high=st.sampled_from([100.0, SCORE_LIMIT - 1]))
 @few
 def test_agree_up_to_the_limit_of_the_scores(low, high):
