@@ -48,7 +48,7 @@ setup(
     packages=find_packages(include=["paramap_d2", "paramap_d2.*"]),
     package_data={
         "paramap_d2.losses": ["presets/*.json"],
-        "paramap_d2.search": ["*.html", "*.jinja*"],
+        "paramap_d2.search.report": ["*.jinja"],
     },
     install_requires=REQUIRES + DETECTRON2_REQUIRES,
     extras_require={

@@ -36,9 +36,9 @@ def main() -> None:
     from rich.progress import track
 
     from paramap_d2.losses import load_loss
-    from paramap_d2.search.executors import ProcessExecutor
-    from paramap_d2.search.proxy import Proxy, Task
-    from paramap_d2.search.proxy_config import read_proxy_config
+    from paramap_d2.search.executors.local import ProcessExecutor
+    from paramap_d2.search.proxies.config import read_proxy_config
+    from paramap_d2.search.proxies.proxy import Proxy, Task
     from paramap_d2.search.space import SearchSpace
 
     config = read_proxy_config(options.config_file, options.opts)

@@ -43,17 +43,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def nothing(task):
-    from paramap_d2.search.proxy import Outcome
+    from paramap_d2.search.proxies.proxy import Outcome
 
     return Outcome("finished", sum(task.genome), {"bbox/AP": sum(task.genome)}, started=time.time())
 
 
 def build_executor(name: str, workers: int):
     if name == "ray":
-        from paramap_d2.search.ray_executor import RayExecutor
+        from paramap_d2.search.executors.ray import RayExecutor
 
         return RayExecutor(workers)
-    from paramap_d2.search.executors import ProcessExecutor
+    from paramap_d2.search.executors.local import ProcessExecutor
 
     return ProcessExecutor(workers, threads=1)
 
@@ -120,8 +120,8 @@ def plain_runs(options: argparse.Namespace) -> None:
 
 
 def real(options: argparse.Namespace) -> None:
-    from paramap_d2.search.proxy import Proxy
-    from paramap_d2.search.proxy_config import read_proxy_config
+    from paramap_d2.search.proxies.config import read_proxy_config
+    from paramap_d2.search.proxies.proxy import Proxy
     from paramap_d2.search.space import SearchSpace
 
     config = read_proxy_config(options.config_file, options.opts)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import paramap_d2.modeling  # noqa: F401
 from paramap_d2.config import read_config
-from paramap_d2.training import Trainer
+from paramap_d2.engine import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "projects" / "ParamAP" / "configs"
 OUR_BOXES = ["MODEL.RPN.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0)]

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     from paramap_d2.errors import UserError  # loads torch: not for --help
     from paramap_d2.losses import LossFileError, load_loss
-    from paramap_d2.search.figures import draw_functions, merge_equal
+    from paramap_d2.search.report.figures import draw_functions, merge_equal
 
     try:
         rows = {}

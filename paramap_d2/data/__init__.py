@@ -9,20 +9,16 @@ from . import bccd, coco, shapes  # noqa: F401  (registration)
 from .augmentation import Expand, MinIoUCrop, SSDMapper, build_train_mapper, color_distortion
 from .catalog import DatasetError, check_datasets, datasets_root
 from .evaluation import VOCEvaluator, build_evaluator
-from .read_once import images_read_once
-from .same_size import SameSizeBatches
 
 __all__ = [
     "DatasetError",
     "Expand",
     "MinIoUCrop",
     "SSDMapper",
-    "SameSizeBatches",
     "VOCEvaluator",
     "build_evaluator",
     "build_train_mapper",
     "check_datasets",
     "color_distortion",
     "datasets_root",
-    "images_read_once",
 ]

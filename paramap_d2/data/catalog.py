@@ -10,7 +10,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from ..errors import UserError
+from paramap_d2.errors import UserError
 
 __all__ = ["DatasetError", "check_datasets", "datasets_root"]
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 
-from ..errors import UserError
+from paramap_d2.errors import UserError
 
 _ATTEMPTS = 20  # other orders to deal in before giving up; nearly always the first succeeds
 

@@ -14,10 +14,10 @@ from paramap_d2.losses import save_loss
 
 from .algorithms import Algorithm
 from .candidates import Candidate, best_candidate, fitness_text, ranked_candidates, worth_repeating
-from .executors import Evaluate, Executor
-from .figures import draw_functions, draw_history
-from .proxy import Outcome, Task
-from .report import write_report
+from .executors.local import Evaluate, Executor
+from .proxies.proxy import Outcome, Task
+from .report.figures import draw_functions, draw_history
+from .report.page import write_report
 from .space import SearchSpace
 from .stopping import checkpoints
 from .store import FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError

@@ -27,9 +27,9 @@ from paramap_d2.losses import HeadLoss, head_losses, load_loss
 from .algorithms import Algorithm, build_algorithm
 from .candidates import Candidate, best_candidate, fitness_text
 from .evolution import Schedule, SearchProgress, evolve, generation_line, open_store, write_results
-from .executors import Executor, InlineExecutor, ProcessExecutor, processors
-from .proxy import Proxy
-from .proxy_config import ProxyConfig, read_proxy_config
+from .executors.local import Executor, InlineExecutor, ProcessExecutor, processors
+from .proxies.config import ProxyConfig, read_proxy_config
+from .proxies.proxy import Proxy
 from .space import Genome, SearchSpace
 from .status import duration, progress
 from .stopping import RULES
@@ -278,7 +278,7 @@ def _executor(options: SearchOptions) -> Executor:
         return InlineExecutor()
     if options.executor == "process":
         return ProcessExecutor(options.workers, options.timeout)
-    from .ray_executor import RayExecutor
+    from .executors.ray import RayExecutor
 
     share = 1 if options.ray_address else max(1, processors() // max(1, options.workers))
     return RayExecutor(

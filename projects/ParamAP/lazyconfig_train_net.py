@@ -15,9 +15,9 @@ import sys
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, launch
 
+from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
+from paramap_d2.engine.lazy import build_model, evaluate, train
 from paramap_d2.errors import UserError
-from paramap_d2.lazy_config import check_lazy_config, read_lazy_config
-from paramap_d2.lazy_training import build_model, evaluate, train
 
 
 def main(args):

@@ -17,8 +17,8 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from paramap_d2.config import check_config, read_config
+from paramap_d2.engine import Trainer
 from paramap_d2.errors import UserError
-from paramap_d2.training import Trainer
 
 
 def setup(args):

@@ -22,10 +22,10 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import OmegaConf
 
 from paramap_d2.config import ConfigError, check_config, detector_heads, merge_options, read_config
+from paramap_d2.engine import Trainer
 from paramap_d2.errors import UserError
 from paramap_d2.losses import LossFileError, box_quality
 from paramap_d2.modeling import ParamAPDeformableDETR
-from paramap_d2.training import Trainer
 
 CONFIG = CONFIGS / "shapes_deformable_detr_R_18.yaml"
 FUNCTIONS = {
@@ -556,7 +556,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch, data, package)
 def test_the_library_is_not_imported_before_the_detector_is_built():
     code = (
         "import sys; sys.modules['transformers'] = None; sys.modules['scipy'] = None\n"
-        "import paramap_d2.modeling, paramap_d2.training\n"
+        "import paramap_d2.modeling, paramap_d2.engine.trainer\n"
         "from detectron2.modeling import META_ARCH_REGISTRY\n"
         "assert 'ParamAPDeformableDETR' in META_ARCH_REGISTRY and 'ParamAPRetinaNet' in META_ARCH_REGISTRY\n"
     )

@@ -11,9 +11,9 @@ from detectron2.modeling import build_model
 
 import paramap_d2.data  # noqa: F401
 import paramap_d2.modeling  # noqa: F401
-from paramap_d2 import lazy_config
 from paramap_d2.config import detector_heads, merge_options, read_config
-from paramap_d2.lazy_training import build_model as build_lazy_model
+from paramap_d2.config import lazy as lazy_config
+from paramap_d2.engine.lazy import build_model as build_lazy_model
 from paramap_d2.losses import head_losses, load_loss
 
 ROOT = Path(__file__).parents[2]

@@ -14,10 +14,8 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils.env import seed_all_rng
 from omegaconf import OmegaConf
 
-from paramap_d2 import lazy_training
 from paramap_d2.config import ConfigError, read_config
-from paramap_d2.errors import UserError
-from paramap_d2.lazy_config import (
+from paramap_d2.config.lazy import (
     apply_options,
     check_lazy_config,
     detector_heads,
@@ -26,11 +24,13 @@ from paramap_d2.lazy_config import (
     set_loss,
     settings,
 )
+from paramap_d2.engine import Trainer
+from paramap_d2.engine import lazy as lazy_training
+from paramap_d2.errors import UserError
 from paramap_d2.losses import load_loss, save_loss
-from paramap_d2.search.proxy_config import LazyProxyConfig, YamlProxyConfig, read_proxy_config
+from paramap_d2.search.proxies.config import LazyProxyConfig, YamlProxyConfig, read_proxy_config
 from paramap_d2.search.session import SearchOptions, run_search
 from paramap_d2.search.store import Store
-from paramap_d2.training import Trainer
 
 PROJECT = Path(__file__).parents[2] / "projects" / "ParamAP"
 CONFIGS = PROJECT / "configs"

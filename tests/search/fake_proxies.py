@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from paramap_d2.search.proxy import Outcome
+from paramap_d2.search.proxies.proxy import Outcome
 from paramap_d2.search.store import FINISHED
 
 

@@ -10,7 +10,7 @@ import fake_proxies
 
 from paramap_d2.search.algorithms import build_algorithm
 from paramap_d2.search.evolution import Schedule, evolve
-from paramap_d2.search.executors import InlineExecutor, ProcessExecutor
+from paramap_d2.search.executors.local import InlineExecutor, ProcessExecutor
 from paramap_d2.search.store import Store
 
 SCHEDULE = Schedule(seed=5, generations=9, repeats=2)
@@ -18,7 +18,7 @@ SCHEDULE = Schedule(seed=5, generations=9, repeats=2)
 
 def executor(name, address=None):
     if name == "ray":
-        from paramap_d2.search.ray_executor import RayExecutor
+        from paramap_d2.search.executors.ray import RayExecutor
 
         return RayExecutor(2, address=address)
     return ProcessExecutor(2) if name == "process" else InlineExecutor()

@@ -6,11 +6,11 @@ import fake_proxies
 import pytest
 
 from paramap_d2.losses import load_loss
+from paramap_d2.search.algorithms.genetic import GeneticAlgorithm
 from paramap_d2.search.candidates import best_candidate, ranked_candidates
 from paramap_d2.search.evolution import Schedule, evolve, generation_line, open_store, write_results
-from paramap_d2.search.executors import InlineExecutor
-from paramap_d2.search.genetic import GeneticAlgorithm
-from paramap_d2.search.proxy import Outcome
+from paramap_d2.search.executors.local import InlineExecutor
+from paramap_d2.search.proxies.proxy import Outcome
 from paramap_d2.search.space import SearchSpace
 from paramap_d2.search.store import FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, STOPPED, Evaluation, Store, StoreError
 

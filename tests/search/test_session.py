@@ -111,7 +111,7 @@ def test_a_loss_that_stays_at_one_is_stopped(tmp_path, tiny, monkeypatch):
         return APLossTerms(0 * real.ranking, 0 * real.localization + 1)
 
     monkeypatch.setattr(ParameterizedAPLoss, "terms", terms)
-    monkeypatch.setattr("paramap_d2.search.proxy.STUCK_ITERATIONS", 3)
+    monkeypatch.setattr("paramap_d2.search.proxies.proxy.STUCK_ITERATIONS", 3)
     opts = [*tiny, "SOLVER.MAX_ITER", "50"]
     assert run_search(options(tmp_path / "out", opts, generations=1)) is None
     assert {(e.status, e.iterations) for e in rows(tmp_path / "out")} == {("diverged", 3)}

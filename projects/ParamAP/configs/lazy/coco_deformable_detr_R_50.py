@@ -6,7 +6,7 @@ from detectron2.model_zoo import get_config
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from paramap_d2.data import build_evaluator
-from paramap_d2.solver import warmup
+from paramap_d2.engine.solver import warmup
 
 from .common.coco_ssd512 import pixels
 from .common.small_deformable_detr import model, optimizer

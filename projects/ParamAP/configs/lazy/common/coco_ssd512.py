@@ -7,7 +7,7 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from paramap_d2.data import SSDMapper, build_evaluator
 from paramap_d2.data.augmentation import ssd_augmentations
-from paramap_d2.solver import warmup
+from paramap_d2.engine.solver import warmup
 
 pixels = dict(mean=[123.675, 116.280, 103.530], std=[58.395, 57.120, 57.375])  # RGB, as torchvision's ResNet-50 has it
 

@@ -3,8 +3,8 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.solver.build import get_default_optimizer_params
 
+from paramap_d2.engine.solver import clipped_adamw, lr_factors
 from paramap_d2.modeling import ParamAPDeformableDETR
-from paramap_d2.solver import clipped_adamw, lr_factors
 
 from .param_ap import param_ap
 

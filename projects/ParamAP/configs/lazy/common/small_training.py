@@ -11,7 +11,7 @@ from detectron2.model_zoo import get_config
 from fvcore.common.param_scheduler import CosineParamScheduler
 
 from paramap_d2.data import build_evaluator
-from paramap_d2.solver import warmup
+from paramap_d2.engine.solver import warmup
 
 optimizer = get_config("common/optim.py").AdamW
 optimizer.lr = 1e-3
@@ -51,5 +51,6 @@ dataloader = dict(
 
 train = get_config("common/train.py").train
 train.seed = 0
+train.fast_cpu = True
 train.eval_period = 0  # after the last iteration alone
 train.checkpointer.period = 100000  # the last iteration is saved all the same

@@ -1,0 +1,68 @@
+"""The project's config keys."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+
+def add_paramap_config(cfg: CfgNode) -> None:
+    """Add the project's keys to a Detectron2 config."""
+    cfg.MODEL.PARAM_AP = CfgNode()
+    # The loss: the name of a preset (paramap_d2.losses.list_presets()) or the path of a loss file, such as the
+    # best.json of a search.
+    cfg.MODEL.PARAM_AP.LOSS = "retinanet-coco"
+    # Quality of a positive's box: "giou" ((GIoU + 1) / 2, the paper's), "iou" or "l1".
+    cfg.MODEL.PARAM_AP.QUALITY = "giou"
+    # Hold the denominator of the precision constant in the backward pass (the paper's Table 1: RetinaNet reaches
+    # 40.5 AP with it and 0.8 without).
+    cfg.MODEL.PARAM_AP.BLOCK_GRADIENT = True
+    # Count only the k samples of highest score in the batch; 0 counts all.
+    cfg.MODEL.PARAM_AP.TOP_K = 0
+    # Factor on the gradient of the box branch, in place of the loss file's; 0.0 takes the loss file's.
+    cfg.MODEL.PARAM_AP.GRAD_SCALE = 0.0
+    # What makes training on a CPU faster: images and freed memory kept, maps channels last, optimizers' steps in one
+    # pass (paramap_d2.engine.cpu_speed). Figures are the same up to rounding; other devices have no need of it.
+    cfg.MODEL.PARAM_AP.FAST_CPU = False
+
+    cfg.MODEL.DEFORMABLE_DETR = CfgNode()
+    # "param_ap": the Parameterized AP Loss (head "detr"); "focal": the baseline, focal + L1 + GIoU.
+    cfg.MODEL.DEFORMABLE_DETR.CRITERION = "param_ap"
+    cfg.MODEL.DEFORMABLE_DETR.NUM_CLASSES = 80
+    # The backbone's features, from the finest to the coarsest.
+    cfg.MODEL.DEFORMABLE_DETR.IN_FEATURES = ["res3", "res4", "res5"]
+    # Feature maps that attention samples from; those beyond IN_FEATURES are made by convolutions of stride 2.
+    cfg.MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS = 4
+    # The most objects that an image can have.
+    cfg.MODEL.DEFORMABLE_DETR.NUM_QUERIES = 300
+    # Channels of the transformer: a multiple of 32 and of NUM_HEADS.
+    cfg.MODEL.DEFORMABLE_DETR.HIDDEN_DIM = 256
+    cfg.MODEL.DEFORMABLE_DETR.NUM_HEADS = 8
+    cfg.MODEL.DEFORMABLE_DETR.DIM_FEEDFORWARD = 1024
+    cfg.MODEL.DEFORMABLE_DETR.ENC_LAYERS = 6
+    # At least 2.
+    cfg.MODEL.DEFORMABLE_DETR.DEC_LAYERS = 6
+    cfg.MODEL.DEFORMABLE_DETR.DROPOUT = 0.1
+    # Each decoder layer starts from the box of the one before it.
+    cfg.MODEL.DEFORMABLE_DETR.BOX_REFINE = True
+    # Weights of the class, L1 and GIoU costs in the matching, and of the baseline's three losses.
+    cfg.MODEL.DEFORMABLE_DETR.CLASS_WEIGHT = 2.0
+    cfg.MODEL.DEFORMABLE_DETR.L1_WEIGHT = 5.0
+    cfg.MODEL.DEFORMABLE_DETR.GIOU_WEIGHT = 2.0
+    # Detections of lower score are dropped. Scores of the Parameterized AP Loss are not calibrated: keep it at 0.
+    cfg.MODEL.DEFORMABLE_DETR.SCORE_THRESH_TEST = 0.0
+
+    # "SGD" as Detectron2 builds it, or "ADAMW", which takes the same keys but MOMENTUM and NESTEROV.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Factors on the learning rate of some parameters: [part of their name, factor] pairs; the first that fits counts.
+    # As in Deformable DETR: [["backbone", 0.1], ["sampling_offsets", 0.1], ["reference_points", 0.1]].
+    cfg.SOLVER.LR_FACTORS = []
+
+    # SSD's augmentation, as in the paper's full training: colours, expansion ×1-4, crops bound by IoU, flips.
+    cfg.INPUT.SSD_AUGMENTATION = False
+
+    # Side in pixels of the square that SSD's augmentation resizes to; 0 resizes as INPUT.MIN_SIZE_TRAIN says.
+    cfg.INPUT.SSD_SIZE = 0
+
+    # What a search changes in this config for its short trainings: a list of keys and values, as on a command line.
+    cfg.PROXY = CfgNode()
+    cfg.PROXY.OPTS = []

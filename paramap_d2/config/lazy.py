@@ -1,0 +1,241 @@
+"""LazyConfigs: read with errors that a user can act on, and asked about the detector that they train."""
+
+from __future__ import annotations
+
+import builtins
+import difflib
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from detectron2.config import LazyConfig
+from detectron2.utils.registry import locate
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from paramap_d2.losses import HEADS, head_losses, load_loss
+
+from .checks import ConfigError, check_data
+
+REQUIRED = ("model", "optimizer", "lr_multiplier", "dataloader.train", "train.max_iter")
+"""What a config that can be trained defines; ``dataloader.test`` and ``dataloader.evaluator`` where it is evaluated."""
+
+DEFAULTS = {
+    "train": {
+        "output_dir": "./output",
+        "init_checkpoint": "",
+        "seed": -1,  # a random one
+        "device": "cuda",
+        "amp": {"enabled": False},
+        "ddp": {},
+        "checkpointer": {"period": 5000, "max_to_keep": 100},
+        "eval_period": 5000,
+        "log_period": 20,
+        "fast_cpu": False,  # see paramap_d2.engine.cpu_speed
+    },
+    # What a search changes in this config for its short trainings: key=value, as on a command line.
+    "proxy": {"opts": []},
+}
+"""What a config need not say: Detectron2's own values (its ``common/train.py``)."""
+
+
+def read_lazy_config(config_file: str | os.PathLike[str], opts: Sequence[str] = ()) -> DictConfig:
+    """A LazyConfig with what it leaves out, from its file and ``key=value`` options.
+
+    Raises:
+        ConfigError: no such file, one that cannot be executed, a part missing, an option that does not fit.
+    """
+    path = os.fspath(config_file)
+    if not os.path.isfile(path):
+        raise ConfigError(f"config file {path} does not exist")
+    importer = builtins.__import__
+    try:
+        loaded = LazyConfig.load(path)
+    except Exception as error:  # a config is a program: anything
+        raise ConfigError(f"config file {path}{_where(error, path)}: {_what(error)}") from None
+    finally:
+        builtins.__import__ = importer  # Detectron2 leaves its own behind when a config fails
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"config file {path} holds no config")
+    cfg = DictConfig(DEFAULTS, flags={"allow_objects": True})
+    if not _cuda():  # as for YAML configs
+        cfg.train.device = "cpu"
+        if OmegaConf.select(loaded, "train.device") == "cuda":
+            del loaded.train.device
+    cfg.merge_with(loaded)
+    for key in REQUIRED:
+        if OmegaConf.select(cfg, key) is None:
+            raise ConfigError(f"config file {path} defines no {key}; a LazyConfig to train has {', '.join(REQUIRED)}")
+    apply_options(cfg, opts)
+    return cfg
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _what(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        error = error.__cause__ or error
+        text = f"{error.msg}, line {error.lineno}" if error.lineno else str(error)
+    else:
+        text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _where(error: Exception, path: str) -> str:
+    """The last line of a config file that the error came through."""
+    folder = os.path.dirname(os.path.abspath(path))
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f for f in frames if os.path.abspath(f.filename).startswith(folder) and "site-packages" not in f.filename]
+    if not lines:
+        return ""
+    inside = "" if os.path.samefile(lines[-1].filename, path) else f" of {os.path.relpath(lines[-1].filename, folder)}"
+    return f", line {lines[-1].lineno}{inside}"
+
+
+def apply_options(cfg: DictConfig, opts: Sequence[str]) -> None:
+    """Apply ``key=value`` options in Hydra's grammar; ``+key=value`` adds a key that the config does not have.
+
+    A key may lead through a reference (``${…}``); what changes is what it refers to.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    parser = OverridesParser.create()
+    for option in opts:
+        try:
+            (parsed,) = parser.parse_overrides([option])
+            key, value = parsed.key_or_group, parsed.value()
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"config option {option!r} is not of the form key=value ({reason})") from None
+        if parsed.is_delete():
+            raise ConfigError(f"config option {option!r}: keys of a config cannot be deleted")
+        parent, _, name = key.rpartition(".")
+        try:
+            node = OmegaConf.select(cfg, parent) if parent else cfg
+            known = isinstance(node, ListConfig) and name.isdigit() and int(name) < len(node)
+            known = known or (isinstance(node, DictConfig) and name in node)
+            if not known and not (parsed.is_add() and isinstance(node, DictConfig)):
+                raise ConfigError(f"config option {option!r}: the config has no {key}{_near(cfg, key)}")
+            name = int(name) if isinstance(node, ListConfig) else name
+            before = node[name] if known else None
+            if isinstance(before, int | float) and isinstance(value, str) and "${" not in value:
+                raise ConfigError(f"config option {option!r}: {key} is {before} and cannot become the word {value!r}")
+            OmegaConf.update(cfg, node._get_full_key(name), value, merge=True, force_add=parsed.is_add())
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"config option {option!r}: {str(error).splitlines()[0]}") from None
+
+
+def _near(cfg: DictConfig, key: str) -> str:
+    near = difflib.get_close_matches(key, _keys(cfg), n=2, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{hint} (+{key}=… adds it)"
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, DictConfig | ListConfig):
+        for name in node if isinstance(node, DictConfig) else range(len(node)):
+            key = f"{prefix}{name}"
+            yield key
+            if not OmegaConf.is_interpolation(node, name) and not OmegaConf.is_missing(node, name):
+                yield from _keys(node[name], f"{key}.")
+
+
+def _calls(node: Any) -> Iterator[DictConfig]:
+    """Every LazyCall in a config."""
+    if isinstance(node, DictConfig | ListConfig):
+        if isinstance(node, DictConfig) and "_target_" in node:
+            yield node
+        for name in node if isinstance(node, DictConfig) else range(len(node)):
+            if not OmegaConf.is_interpolation(node, name) and not OmegaConf.is_missing(node, name):
+                yield from _calls(node[name])
+
+
+def target(call: DictConfig) -> Callable[..., Any]:
+    """What a LazyCall calls: it is there itself, or by its name after a config was saved as YAML."""
+    return locate(call._target_) if isinstance(call._target_, str) else call._target_
+
+
+def _losses(cfg: DictConfig) -> dict[str, list[DictConfig]]:
+    """The ``param_ap`` arguments in the config's model, by the head that they are for."""
+    from paramap_d2 import modeling
+
+    heads = {
+        "dense": (modeling.ParamAPRetinaNet, modeling.ParamAPFCOS),
+        "rpn": (modeling.ParamAPRPN,),
+        "roi": (modeling.ParamAPFastRCNNOutputLayers,),
+        "detr": (modeling.ParamAPDeformableDETR,),
+    }
+    found: dict[str, list[DictConfig]] = {}
+    for call in _calls(cfg.model):
+        kind = target(call)
+        for head in HEADS:
+            if isinstance(kind, type) and issubclass(kind, heads[head]):
+                if head == "detr" and call.get("criterion", "param_ap") != "param_ap":
+                    continue
+                options = call.get("param_ap")
+                if not isinstance(options, DictConfig) or "loss" not in options:
+                    raise ConfigError(f"{kind.__name__} in the config's model needs param_ap=dict(loss=…)")
+                found.setdefault(head, []).append(options)
+    return {head: found[head] for head in HEADS if head in found}
+
+
+def detector_heads(cfg: DictConfig) -> tuple[str, ...]:
+    """The heads of a loss file that the config's detector trains with; none for a detector with other losses."""
+    return tuple(_losses(cfg))
+
+
+def loss_keys(cfg: DictConfig) -> list[str]:
+    """The keys that say which loss the detector trains with, such as ``model.param_ap.loss``."""
+    return sorted({options._get_full_key("loss") for of_head in _losses(cfg).values() for options in of_head})
+
+
+def set_loss(cfg: DictConfig, loss: str) -> None:
+    """Make the detector train with this preset or loss file, all of its heads."""
+    for of_head in _losses(cfg).values():
+        for options in of_head:
+            options.loss = loss
+
+
+def check_lazy_config(cfg: DictConfig) -> None:
+    """Everything that can be known to be wrong before a model is built.
+
+    Raises:
+        UserError: a data set that is not there, a class count that does not fit it, a loss that cannot be read.
+    """
+    classes = OmegaConf.select(cfg, "model.num_classes") or OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    for split in ("train", "test"):
+        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
+        if names is not None:  # else a loader of the user's own
+            check_data([names] if isinstance(names, str) else list(names), classes)
+    for head, of_head in _losses(cfg).items():
+        for options in of_head:
+            head_losses(load_loss(options.loss), (head,), options.loss)
+
+
+def settings(cfg: DictConfig) -> dict[str, str]:
+    """``{"train.max_iter": "100", …}``: every value of the config as text that is the same whenever it is read."""
+    flat: dict[str, str] = {}
+
+    def visit(node: Any, key: str) -> None:
+        if isinstance(node, DictConfig | ListConfig):
+            for name in node if isinstance(node, DictConfig) else range(len(node)):
+                raw = node._get_node(name)
+                visit(
+                    node[name] if isinstance(raw, DictConfig | ListConfig) else raw._value(),
+                    f"{key}.{name}" if key else str(name),
+                )
+        elif callable(node):
+            flat[key] = f"{getattr(node, '__module__', '')}.{getattr(node, '__qualname__', type(node).__name__)}"
+        else:
+            flat[key] = str(node)
+
+    visit(cfg, "")
+    return flat

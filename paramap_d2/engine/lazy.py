@@ -1,0 +1,83 @@
+"""Training and evaluation of what a LazyConfig describes, by Detectron2's simple trainer."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
+from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from omegaconf import DictConfig
+
+import paramap_d2.data  # registers the data sets
+import paramap_d2.modeling  # noqa: F401  registers the models
+
+from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
+
+
+def build_model(cfg: DictConfig) -> torch.nn.Module:
+    """The config's model on the config's device."""
+    model = instantiate(cfg.model).to(cfg.train.device)
+    return channels_last_on_cpu(model) if cfg.train.fast_cpu else model
+
+
+def build_trainer(cfg: DictConfig) -> SimpleTrainer:
+    """The config's model, optimizer and data, ready to train, with no hooks but one: the learning rate's.
+
+    They are made in the order of Detectron2's DefaultTrainer, so that the same seed draws the same numbers.
+    """
+    model = build_model(cfg)
+    optimizer = copy.deepcopy(cfg.optimizer)  # the model is not to become part of the config
+    optimizer.params.model = model
+    optimizer = instantiate(optimizer)
+    if cfg.train.fast_cpu:
+        fused_on_cpu(optimizer)
+    loader = instantiate(cfg.dataloader.train)
+    model = create_ddp_model(model, **cfg.train.ddp)
+    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
+    trainer.register_hooks([hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))])
+    return trainer
+
+
+def train(cfg: DictConfig, resume: bool = False) -> None:
+    """Train with checkpoints, evaluations and events in ``train.output_dir``.
+
+    Args:
+        resume: go on from the last checkpoint there, if there is one.
+    """
+    trainer = build_trainer(cfg)
+    checkpointer = DetectionCheckpointer(trainer.model, cfg.train.output_dir, trainer=trainer)
+    main = comm.is_main_process()
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
+            hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, trainer.model)),
+            hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), cfg.train.log_period)
+            if main
+            else None,
+        ]
+    )
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    trainer.train(start, cfg.train.max_iter)
+
+
+def evaluate(cfg: DictConfig, model: torch.nn.Module, images: int | None = None) -> dict[str, Any]:
+    """Figures of the config's evaluator on its test data, by task; empty without an evaluator.
+
+    Args:
+        images: of one size that the model is given together; None for what the config's loader gives.
+    """
+    if "evaluator" not in cfg.dataloader:
+        return {}
+    loader = instantiate(cfg.dataloader.test)
+    loader = loader if images is None else SameSizeBatches(loader, images)
+    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results

@@ -1,0 +1,53 @@
+"""Detectron2's default trainer with what this project's configs ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.solver import get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
+
+import paramap_d2.modeling  # noqa: F401  registers the models
+from paramap_d2.data import build_evaluator, build_train_mapper
+
+from .cpu_speed import channels_last_on_cpu, fused_on_cpu
+from .solver import lr_factors
+
+
+class Trainer(DefaultTrainer):
+    """Evaluates by the data set's kind, augments as SSD where asked to, and optimizes with SGD or AdamW."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        model = super().build_model(cfg)
+        return channels_last_on_cpu(model) if cfg.MODEL.PARAM_AP.FAST_CPU else model
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        return build_evaluator(dataset_name, output_folder)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        return build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        params = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+            lr_factor_func=lr_factors(cfg.SOLVER.LR_FACTORS),
+        )
+        options = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            options.update(momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV)
+        kind = {"SGD": torch.optim.SGD, "ADAMW": torch.optim.AdamW}[cfg.SOLVER.OPTIMIZER]
+        optimizer = maybe_add_gradient_clipping(cfg, kind)(params, **options)
+        return fused_on_cpu(optimizer) if cfg.MODEL.PARAM_AP.FAST_CPU else optimizer

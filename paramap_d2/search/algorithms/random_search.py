@@ -1,0 +1,62 @@
+"""Random search: what every other algorithm has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paramap_d2.search.space import Genome
+
+from .sampling import (
+    NONE_REVISED,
+    Revised,
+    Unseen,
+    checked_fitnesses,
+    checked_initial,
+    draws_around,
+    first_generation,
+    generator,
+)
+
+
+class RandomSearch:
+    """Draws from normal distributions around the initial genomes, truncated to [0, 1]; fitnesses do not matter.
+
+    With the same seed the first generation is the genetic algorithm's, and the later ones are drawn as the first was.
+    No genome is asked for twice. What is asked depends on the arguments alone.
+
+    Args:
+        genes: length of a genome.
+        population: genomes in a generation, at least 1.
+        seed: of all random choices.
+        initial: genomes to begin with; they are asked for first, and the draws are spread evenly around them.
+    """
+
+    def __init__(self, genes: int, population: int, seed: int, initial: Sequence[Genome] = ()):
+        self.initial = checked_initial(initial, genes, population, least=1)
+        self.size, self.seed = population, seed
+        self.generation = 0
+        self._asked = 0
+        self._unseen = Unseen()
+
+    def ask(self) -> list[Genome]:
+        """The genomes to evaluate now, all different from each other and from all before."""
+        if self.generation == 0:
+            genomes = first_generation(self.initial, self.size, self._unseen, self.seed)
+        else:
+            genomes = draws_around(self.initial, self.size, self._unseen, generator(self.seed, self.generation))
+        self._asked = len(genomes)
+        return genomes
+
+    def tell(self, fitnesses: Sequence[float], revised: Revised = NONE_REVISED) -> None:
+        """The fitnesses of the genomes asked for, in their order; they are checked and have no effect.
+
+        Raises:
+            ValueError: another number of fitnesses, or one that is not finite.
+        """
+        checked_fitnesses(fitnesses, self._asked, revised)
+        self._asked = 0
+        self.generation += 1
+
+    def planned(self, generations: int) -> int:
+        """Genomes asked for in that many generations."""
+        return self.size * generations

@@ -1,0 +1,235 @@
+"""Where proxies run. An executor takes tasks and gives back outcomes as they end, whatever becomes of a task."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from multiprocessing import get_context
+from typing import Protocol
+
+from pebble import ProcessExpired, ProcessPool
+
+from paramap_d2.errors import UserError
+from paramap_d2.search.proxies.proxy import Outcome, Task, first_line
+from paramap_d2.search.store import INTERRUPTED
+
+Evaluate = Callable[[Task], Outcome]
+
+
+class Executor(Protocol):
+    """``run`` yields every task's place with its outcome, in the order in which they end; ``close`` ends all work.
+
+    A KeyboardInterrupt in ``run`` (raised there, or thrown into it by who iterates) ends what is running, yields
+    each of these tasks with an outcome of status ``interrupted``, and is raised again.
+    """
+
+    workers: int
+
+    def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]: ...
+
+    def close(self) -> None: ...
+
+
+class InlineExecutor:
+    """One after the other in this process. A crash of a proxy is the end of the search; for debugging."""
+
+    workers = 1
+
+    def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+        for place, task in enumerate(tasks):
+            started = time.time()
+            try:
+                outcome = evaluate(task)
+            except KeyboardInterrupt:
+                yield place, interrupted(started)
+                raise
+            yield place, outcome
+
+    def close(self) -> None:
+        pass
+
+
+class ProcessExecutor:
+    """Worker processes on this machine, each with a fair share of the threads and, where there are GPUs, one of them.
+
+    Workers live on from task to task. A worker that dies or exceeds ``timeout`` costs its task (a failed outcome that
+    says so), and a new one takes its place. Whatever processes a worker started end with it.
+
+    Args:
+        workers: processes.
+        timeout: seconds that a task may take; None for no limit.
+        threads: torch threads of each worker; by default the processors divided by the workers.
+    """
+
+    def __init__(self, workers: int, timeout: float | None = None, threads: int | None = None):
+        if workers < 1:
+            raise UserError(f"workers must be at least 1, not {workers}")
+        if timeout is not None and timeout <= 0:
+            raise UserError(f"timeout must be a positive number of seconds, not {timeout:g}")
+        self.workers, self.timeout = workers, timeout
+        self.threads = threads or max(1, processors() // workers)
+        # A pool for each worker: then the place of a worker, and with it its GPU, is known whoever dies.
+        self._pools = [
+            ProcessPool(
+                max_workers=1,
+                context=get_context("spawn"),
+                initializer=_start_worker,
+                initargs=(slot, self.threads, os.getpid()),
+            )
+            for slot in range(workers)
+        ]
+
+    def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+        waiting = list(enumerate(tasks))
+        idle = list(range(self.workers))
+        running: dict[Future, tuple[int, int, float]] = {}
+        try:
+            while waiting or running:
+                while waiting and idle:
+                    place, task = waiting.pop(0)
+                    slot = idle.pop(0)
+                    future = self._pools[slot].schedule(attempt, args=[evaluate, task], timeout=self.timeout)
+                    running[future] = place, slot, time.time()
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    place, slot, started = running.pop(future)
+                    idle.append(slot)
+                    outcome = self._outcome(future, started)
+                    outcome.worker = slot
+                    yield place, outcome
+        except KeyboardInterrupt:
+            cut_off = {future: future.cancel() for future in running}
+            for future, (place, slot, started) in running.items():
+                # What ended in the same moment is kept.
+                outcome = interrupted(started) if cut_off[future] else self._outcome(future, started)
+                outcome.worker = slot
+                yield place, outcome
+            raise
+        finally:
+            for future in running:
+                future.cancel()
+
+    def _outcome(self, future: Future, started: float) -> Outcome:
+        try:
+            return future.result()
+        except TimeoutError:
+            error = f"exceeded the time limit of {self.timeout:g} s"
+        except ProcessExpired as expired:
+            code = expired.exitcode
+            died = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+            error = f"the worker process died ({died})"
+        except Exception as raised:  # an outcome that cannot be sent
+            error = first_line(raised)
+        return failed(error, started)
+
+    def close(self) -> None:
+        for pool in self._pools:
+            pool.stop()
+        for pool in self._pools:
+            pool.join()
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def attempt(evaluate: Evaluate, task: Task) -> Outcome:
+    """Evaluates in a worker; whatever is raised is a failed outcome, the same from every executor."""
+    started = time.time()
+    try:
+        return evaluate(task)
+    except BaseException as raised:
+        return failed(first_line(raised), started)
+
+
+def failed(error: str, started: float) -> Outcome:
+    """The outcome of a task without a result."""
+    return Outcome("failed", error=error, started=started, seconds=time.time() - started)
+
+
+def interrupted(started: float) -> Outcome:
+    """The outcome of a task that was cut off by the user."""
+    return Outcome(INTERRUPTED, started=started, seconds=time.time() - started)
+
+
+def _start_worker(slot: int, threads: int, search: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the search's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # at once: what a proxy holds needs no tidying
+    end_together([search])
+    if os.getppid() != search:  # it was gone before it could be watched
+        os._exit(1)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(slot % torch.cuda.device_count())
+
+
+def end_together(others: Iterable[int] = ()) -> None:
+    """Ends this process when one of the ``others`` ends, and with this process all that it has started by then.
+
+    That is to hold however a process ends, SIGKILL included, so a small process of its own sees to it. Processes that
+    move to another process group are out of its reach.
+    """
+    if os.getpgrp() != os.getpid():
+        os.setsid()
+    end_after([os.getpid(), *others], [-os.getpid()])
+
+
+def end_after(watched: Sequence[int], victims: Sequence[int]) -> None:
+    """Starts a process that kills the victims (negative: a process group) as soon as one of the watched has ended."""
+    if not hasattr(os, "pidfd_open"):
+        return  # no Linux: only a search that is killed leaves something running
+    # A process descriptor, unlike a number, never comes to mean another process.
+    descriptors = {pid: os.pidfd_open(pid) for pid in watched}
+    try:
+        for pid in victims:
+            if pid > 0 and pid not in descriptors:
+                with contextlib.suppress(ProcessLookupError):
+                    descriptors[pid] = os.pidfd_open(pid)
+        subprocess.run(
+            [
+                sys.executable,
+                *("-I", "-S", "-c", _GUARD),
+                ",".join(str(descriptors[pid]) for pid in watched),
+                ",".join(str(descriptors.get(pid, pid)) for pid in victims if pid < 0 or pid in descriptors),
+            ],
+            check=True,
+            pass_fds=tuple(descriptors.values()),
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+# Forks, so that it is nobody's child: who starts it neither waits for it nor kills it with its children.
+_GUARD = """
+import os, select, signal, sys
+if os.fork():
+    os._exit(0)
+watched, victims = ([int(number) for number in text.split(",")] for text in sys.argv[1:])
+poll = select.poll()
+for descriptor in watched:
+    poll.register(descriptor, select.POLLIN)
+poll.poll()
+for victim in victims:
+    try:
+        if victim < 0:
+            os.kill(victim, signal.SIGKILL)
+        else:
+            signal.pidfd_send_signal(victim, signal.SIGKILL)
+    except OSError:
+        pass
+"""

@@ -1,0 +1,273 @@
+"""Proxies on a Ray cluster: any number of machines."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paramap_d2.errors import UserError
+from paramap_d2.search.proxies.proxy import Outcome, Task, first_line
+
+from .local import Evaluate, attempt, end_after, end_together, failed, interrupted
+
+FORWARDED = ("DETECTRON2_DATASETS", "PARAMAP_DATASETS", "FVCORE_CACHE", "TORCH_HOME")
+"""Environment variables that a worker takes over from the search."""
+
+OBJECT_STORE = 128 * 2**20
+"""Bytes of shared memory of a local Ray: outcomes are small, and Ray's own default is a third of all memory."""
+
+
+@dataclass
+class _Job:
+    """A task that a worker is at."""
+
+    place: int
+    started: float  # seconds since the epoch
+    deadline: float  # of time.monotonic
+
+
+@dataclass
+class _Slot:
+    """The place of a worker. It has no actor, or one that starts, or is idle, or has a job."""
+
+    number: int
+    actor: Any = None
+    awaited: Any = None  # the reference to the end of the job, without a job to that of the start; None when idle
+    job: _Job | None = None
+    failed_starts: int = 0
+
+
+class RayExecutor:
+    """Workers on a Ray cluster, or on a local Ray that lives as long as the executor.
+
+    Workers live on from task to task, and tasks go only to workers that have started: one that waits for room on a
+    full cluster holds nothing up. A worker or machine that dies costs its running task alone, which is tried again on
+    another one; a task that exceeds ``timeout`` or raises is a failed outcome, as from the other executors. The
+    machines share the folders of the search and its data, under the same names.
+
+    Args:
+        workers: proxies at a time.
+        timeout: seconds that a task may take; None for no limit.
+        address: of a running cluster, ``host:port`` or ``auto`` for the one of this machine; None starts a local Ray
+            with room for all workers, whether this machine has as many processors or not.
+        cpus: processors of each proxy, which are its torch threads too.
+        gpus: GPUs of each proxy; a fraction shares one.
+        retries: how often a task whose worker died is tried again.
+
+    Raises:
+        UserError: Ray is not installed, the cluster cannot be reached, or no machine of it has room for a proxy.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        timeout: float | None = None,
+        address: str | None = None,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        retries: int = 2,
+    ):
+        if workers < 1:
+            raise UserError(f"workers must be at least 1, not {workers}")
+        if timeout is not None and timeout <= 0:
+            raise UserError(f"timeout must be a positive number of seconds, not {timeout:g}")
+        if not 0 < cpus < math.inf:
+            raise UserError(f"the CPUs of a proxy must be a positive number, not {cpus:g}")
+        if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
+            raise UserError(f"the GPUs of a proxy must be a fraction or a whole number, not {gpus:g}")
+        if retries < 0:
+            raise UserError(f"retries must be at least 0, not {retries}")
+        self.workers, self.timeout, self.retries = workers, timeout, retries
+        self._threads = max(1, int(cpus))
+        self._slots = [_Slot(number) for number in range(workers)]
+        self._ray = _import_ray()
+        _connect(self._ray, address, self._threads, math.ceil(workers * cpus))
+        try:
+            _check_room(self._ray, cpus, gpus)
+            self._actor = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Worker)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+        waiting = deque(range(len(tasks)))
+        tries = [0] * len(tasks)
+        try:
+            while waiting or any(slot.job for slot in self._slots):
+                for slot in self._slots:
+                    if waiting and slot.actor is None:
+                        slot.actor = self._actor.remote(self._threads, os.getcwd())
+                        slot.awaited = slot.actor.ready.remote()
+                    elif waiting and slot.awaited is None:
+                        place = waiting.popleft()
+                        tries[place] += 1
+                        slot.job = _Job(place, time.time(), time.monotonic() + (self.timeout or math.inf))
+                        slot.awaited = slot.actor.attempt.remote(evaluate, tasks[place])
+                for slot in self._ended():
+                    job = slot.job
+                    if job is None:
+                        self._started(slot)
+                        continue
+                    outcome, death = self._outcome(slot)
+                    if death and tries[job.place] <= self.retries:
+                        waiting.appendleft(job.place)
+                        continue
+                    if death:
+                        times = "once" if tries[job.place] == 1 else f"{tries[job.place]} times"
+                        outcome = failed(f"the worker died ({death}); tried {times}", job.started)
+                    outcome.worker = slot.number
+                    yield job.place, outcome
+        except KeyboardInterrupt:
+            cut_off = [(slot, slot.job) for slot in self._slots if slot.job]
+            for slot, _ in cut_off:
+                self._end(slot)
+            for slot, job in cut_off:
+                outcome = interrupted(job.started)
+                outcome.worker = slot.number
+                yield job.place, outcome
+            raise
+        finally:
+            for slot in self._slots:
+                if slot.job:
+                    self._end(slot)
+
+    def _ended(self) -> list[_Slot]:
+        """Waits until a job or a start has ended or a job is overdue; returns all such slots."""
+        busy = {slot.awaited: slot for slot in self._slots if slot.awaited is not None}
+        first = min(slot.job.deadline if slot.job else math.inf for slot in busy.values())
+        left = None if first == math.inf else max(0.0, first - time.monotonic())
+        self._ray.wait(list(busy), timeout=left)
+        # All of them, lest the first in the list are always the first to be served.
+        ended, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
+        now = time.monotonic()
+        return [slot for awaited, slot in busy.items() if awaited in ended or (slot.job and slot.job.deadline <= now)]
+
+    def _started(self, slot: _Slot) -> None:
+        try:
+            self._ray.get(slot.awaited)
+        except self._ray.exceptions.RayError as error:
+            self._end(slot)
+            slot.failed_starts += 1
+            if slot.failed_starts > self.retries:
+                raise UserError(f"Ray cannot start a worker: {_reason(error)}") from None
+        else:
+            slot.awaited, slot.failed_starts = None, 0
+
+    def _outcome(self, slot: _Slot) -> tuple[Outcome, str]:
+        """What came of the job of a slot, and why its worker died, if it did. The slot is free afterwards."""
+        job = slot.job
+        try:
+            outcome = self._ray.get(slot.awaited, timeout=0)
+        except self._ray.exceptions.GetTimeoutError:
+            self._end(slot)
+            return failed(f"exceeded the time limit of {self.timeout:g} s", job.started), ""
+        except self._ray.exceptions.RayTaskError as error:  # a task or outcome that cannot be sent
+            slot.job = slot.awaited = None
+            return failed(first_line(error.cause), job.started), ""
+        except self._ray.exceptions.RayError as error:
+            self._end(slot)
+            return failed("", job.started), _reason(error)
+        slot.job = slot.awaited = None
+        return outcome, ""
+
+    def _end(self, slot: _Slot) -> None:
+        if slot.actor is not None:
+            self._ray.kill(slot.actor)
+        slot.actor = slot.awaited = slot.job = None
+
+    def close(self) -> None:
+        for slot in self._slots:
+            self._end(slot)
+        self._ray.shutdown()
+
+
+class _Worker:
+    """The actor: evaluates tasks one after the other. Its process ends with all that it has started."""
+
+    def __init__(self, threads: int, folder: str):
+        end_together()
+        os.chdir(folder)  # paths of the config and the data may be relative
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def ready(self) -> None:
+        pass
+
+    def attempt(self, evaluate: Evaluate, task: Task) -> Outcome:
+        return attempt(evaluate, task)
+
+
+def _import_ray() -> Any:
+    # Ray reads them when it is imported: no report to its makers, no printing of what is in an outcome anyway.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed|Raylet is terminated")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A local Ray would let everything else on the machine go first.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(f"the ray executor needs Ray: pip install ray ({error})") from None
+    return ray
+
+
+def _connect(ray: Any, address: str | None, threads: int, cpus: int) -> None:
+    environment = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+    environment["OMP_NUM_THREADS"] = str(threads)
+    environment["PYTHONPATH"] = os.pathsep.join(_own_paths())
+    options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": environment}}
+    try:
+        if address is None:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE, **options)
+            _end_local_ray_with_search()
+        else:
+            # Ray itself would try for minutes and then end the process.
+            if host_and_port := re.fullmatch(r"(?:ray://)?\[?([^\]]+)\]?:(\d+)", address):
+                socket.create_connection((host_and_port[1], int(host_and_port[2])), timeout=10).close()
+            ray.init(address, **options)
+    except Exception as error:
+        where = "start a local Ray" if address is None else f"reach a Ray cluster at {address}"
+        raise UserError(f"cannot {where}: {first_line(error)}") from None
+
+
+def _own_paths() -> list[str]:
+    """Where Python finds modules beside those of its installation, which every machine has its own of."""
+    paths = [os.path.abspath(path) for path in sys.path]
+    return [path for path in paths if not path.startswith((sys.prefix + os.sep, sys.base_prefix + os.sep))]
+
+
+def _end_local_ray_with_search() -> None:
+    """Ray's main processes end with the one that started them, even if it is killed; those that they started do not."""
+    import psutil  # comes with Ray
+
+    for raylet in psutil.Process().children():
+        if raylet.name() == "raylet":
+            end_after([os.getpid(), raylet.pid], [raylet.pid, *(child.pid for child in raylet.children())])
+
+
+def _check_room(ray: Any, cpus: float, gpus: float) -> None:
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(machine.get("CPU", 0) >= cpus and machine.get("GPU", 0) >= gpus for machine in machines):
+        have = "; ".join(f"{machine.get('CPU', 0):g} CPUs, {machine.get('GPU', 0):g} GPUs" for machine in machines)
+        raise UserError(f"no machine of Ray has {cpus:g} CPUs and {gpus:g} GPUs for a proxy; they have {have}")
+
+
+def _reason(error: Exception) -> str:
+    """Why a worker died, in one line: Ray's own accounts are long and end with guesses."""
+    text = str(error).strip()
+    if "its node has died" in text:
+        return "its machine was lost"
+    if "error raised in its creation task" in text:
+        return text.splitlines()[-1].strip()
+    if "worker process has died" in text:
+        return "its process was killed or crashed"
+    return first_line(error)

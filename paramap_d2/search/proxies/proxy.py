@@ -1,0 +1,242 @@
+"""The proxy task: a short Detectron2 training whose AP is a genome's fitness."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import os
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paramap_d2.search.space import Genome, SearchSpace
+from paramap_d2.search.stopping import Checkpoint
+from paramap_d2.search.store import FINISHED, SEARCH, STOPPED
+
+from .config import ProxyConfig, Results
+
+if TYPE_CHECKING:
+    from detectron2.engine import HookBase
+
+STUCK_MARGIN, STUCK_ITERATIONS = 1e-6, 50
+"""The paper's rule: a loss within this distance of 1 for more than this many iterations learns nothing. A detector with
+several losses is stuck where their sum stays at a whole number of them."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One evaluation to make. Plain values only, so that it can be sent to any process.
+
+    Args:
+        generation, position: of the genome.
+        stage: see :class:`paramap_d2.search.store.Evaluation`.
+        iterations: of the training, instead of the proxy's own.
+        checkpoints: see :func:`paramap_d2.search.stopping.checkpoints`.
+    """
+
+    generation: int
+    position: int
+    genome: Genome
+    seed: int
+    stage: str = SEARCH
+    iterations: int | None = None
+    checkpoints: Sequence[Checkpoint] = ()
+
+
+@dataclass
+class Outcome:
+    """What came of a task; its fields are those of :class:`paramap_d2.search.store.Evaluation`."""
+
+    status: str
+    fitness: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    iterations: int = 0
+    error: str = ""
+    log: str = ""
+    started: float = 0.0
+    worker: int = 0
+    planned: int = 0
+    curve: list[list[float]] = field(default_factory=list)
+
+
+class StuckError(ArithmeticError):
+    """The loss stays at 1."""
+
+
+class HopelessError(Exception):
+    """The fitness on the way is below the checkpoint's threshold."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Evaluates tasks: trains the config with a genome's loss from the task's seed, and evaluates it.
+
+    Calling it never raises for what a training can do wrong; the outcome says what happened. It imports Detectron2
+    and torch only when called, and is sent to worker processes as it is.
+
+    Args:
+        config: see :func:`paramap_d2.search.proxies.config.read_proxy_config`.
+        space: how genomes decode.
+        metric: figure of the evaluator that is the fitness, such as ``AP`` or ``AP50`` (percent, task ``bbox``).
+        folder: where each evaluation gets a folder of its own, for its loss file and log.
+    """
+
+    config: ProxyConfig
+    space: SearchSpace
+    metric: str
+    folder: str
+
+    def __call__(self, task: Task) -> Outcome:
+        longer = "" if task.iterations is None else f"_{task.iterations}"
+        folder = Path(self.folder) / f"g{task.generation:03d}_{task.position:03d}_s{task.seed}{longer}"
+        folder.mkdir(parents=True, exist_ok=True)
+        outcome = Outcome("failed", started=time.time())
+        begin = time.perf_counter()
+        log_path = folder / "log.txt"
+        with _logging_to(log_path):
+            try:
+                self._evaluate(task, folder, outcome)
+            except HopelessError as error:
+                outcome.status, outcome.error = STOPPED, str(error)
+            except (FloatingPointError, StuckError) as error:
+                outcome.status, outcome.error = "diverged", first_line(error)
+            except (Exception, SystemExit) as error:
+                traceback.print_exc()
+                outcome.status = "failed"
+                memory = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+                outcome.error = ("out of memory: " if memory else "") + first_line(error)
+        outcome.seconds = time.perf_counter() - begin
+        if outcome.status not in (FINISHED, STOPPED):
+            outcome.fitness = 0.0
+            outcome.log = tail(log_path)
+        return outcome
+
+    def _evaluate(self, task: Task, folder: Path, outcome: Outcome) -> None:
+        from paramap_d2.losses import save_loss
+
+        loss_file = folder / "loss.json"
+        save_loss(loss_file, self.space.decode(task.genome), {"genome": task.genome, "seed": task.seed})
+
+        def watch(evaluate: Callable[[], Results]) -> HookBase:
+            return _watch(task, outcome, self.metric, lambda: self._fitness(evaluate(), outcome))
+
+        results = self.config.train(loss_file, folder, task.seed, watch, task.iterations)
+        fitness = self._fitness(results, outcome)
+        if math.isfinite(fitness):
+            outcome.status, outcome.fitness = FINISHED, fitness
+        else:
+            outcome.status, outcome.error = "no detections", "the trained detector finds nothing"
+
+    def _fitness(self, results: Results, outcome: Outcome) -> float:
+        """The metric in an evaluator's figures, NaN where nothing is detected; the outcome gets all figures."""
+        figures = {f"{kind}/{name}": float(v) for kind, part in results.items() for name, v in part.items()}
+        outcome.metrics = {name: v for name, v in figures.items() if math.isfinite(v)}
+        if figures and f"bbox/{self.metric}" not in figures:
+            raise ValueError(f"the evaluator gives no {self.metric}; it gives {', '.join(figures)}")
+        return figures.get(f"bbox/{self.metric}", math.nan)
+
+
+def _watch(task: Task, outcome: Outcome, metric: str, fitness: Callable[[], float]) -> HookBase:
+    """The hook of a proxy training; its class is made late because it needs Detectron2.
+
+    Args:
+        outcome: is told the iterations and the curve.
+        fitness: evaluates the model as it is.
+    """
+    from detectron2.engine import HookBase
+
+    class Watch(HookBase):
+        """Ends a training whose losses stay at 1 or that is hopeless, counts its iterations and leaves the loss curve
+        in the log."""
+
+        def before_train(self) -> None:
+            self.stuck = 0
+            outcome.planned = self.trainer.max_iter
+            self.thresholds = {math.ceil(share * outcome.planned): least for share, least in task.checkpoints}
+
+        def after_step(self) -> None:
+            loss = self.trainer.storage.latest()["total_loss"][0]
+            self.stuck = self.stuck + 1 if loss > 0.5 and abs(loss - round(loss)) <= STUCK_MARGIN else 0
+            if self.stuck > STUCK_ITERATIONS:
+                raise StuckError(f"the loss stayed at {loss:.0f} for more than {STUCK_ITERATIONS} iterations")
+            if self.trainer.iter % 10 == 0:
+                logging.getLogger("paramap_d2").info("iteration %d loss %.4f", self.trainer.iter, loss)
+            outcome.iterations = self.trainer.iter + 1
+            if outcome.iterations in self.thresholds and outcome.iterations < outcome.planned:
+                self.check(self.thresholds[outcome.iterations])
+
+        def check(self, least: float | None) -> None:
+            with _unnoticed():
+                reached = fitness()
+            outcome.fitness = reached if math.isfinite(reached) else 0.0
+            outcome.curve.append([outcome.iterations, outcome.fitness])
+            if least is not None and outcome.fitness < least:
+                raise HopelessError(
+                    f"{metric} {outcome.fitness:.2f} after {outcome.iterations} of {outcome.planned} iterations, "
+                    f"and {least:.2f} is needed to go on"
+                )
+
+    return Watch()
+
+
+@contextlib.contextmanager
+def _unnoticed() -> Iterator[None]:
+    """Puts all random states back: even the resizing of test images draws from them, and the training is to go on as
+    if nobody had looked."""
+    import numpy
+    import torch
+
+    states = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(states[0])
+    numpy.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Sends everything that is logged or printed meanwhile to a file, and nothing to the terminal."""
+    root = logging.getLogger()
+    # Loggers that do not hand on (Detectron2's, once set up) would pass the root logger by.
+    loggers = [root, *(logging.getLogger(name) for name in ("detectron2", "fvcore", "paramap_d2"))]
+    before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    with open(path, "w", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+        for logger in loggers:
+            logger.handlers, logger.propagate = ([handler] if logger is root else []), True
+            logger.setLevel(logging.INFO)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            for logger, handlers, propagate, level in before:
+                logger.handlers, logger.propagate = handlers, propagate
+                logger.setLevel(level)
+
+
+def tail(path: str | os.PathLike[str], size: int = 4000) -> str:
+    """The last characters of a text file, from the start of a line; empty if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, io.SEEK_END)
+            cut = file.tell() > size
+            file.seek(-min(size, file.tell()), io.SEEK_END)
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.partition("\n")[2] if cut else text
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's type and the first line of what it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

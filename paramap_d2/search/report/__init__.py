@@ -1,0 +1,1 @@
+"""What a search is shown as: figures and one page."""

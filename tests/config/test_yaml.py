@@ -1,0 +1,101 @@
+import pytest
+import yaml
+from detectron2.config import get_cfg
+
+from paramap_d2.config import (
+    ConfigError,
+    add_paramap_config,
+    check_config,
+    detector_heads,
+    parse_config,
+    read_config,
+)
+from paramap_d2.errors import UserError
+
+BASE = "VERSION: 2\nMODEL:\n  META_ARCHITECTURE: ParamAPRetinaNet\n  RETINANET:\n    NUM_CLASSES: 3\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_keys_do_not_change_a_stock_config():
+    cfg = get_cfg()
+    before = cfg.clone()
+    add_paramap_config(cfg)
+    for key, value in before.items():
+        if key not in ("MODEL", "SOLVER", "INPUT"):
+            assert cfg[key] == value
+    assert cfg.MODEL.PARAM_AP.LOSS == "retinanet-coco"
+
+
+def test_options_have_the_last_word(file):
+    cfg = read_config(file(BASE), ["MODEL.PARAM_AP.LOSS", "square", "SOLVER.MAX_ITER", "7"])
+    assert cfg.MODEL.PARAM_AP.LOSS == "square" and cfg.SOLVER.MAX_ITER == 7
+    assert yaml.unsafe_load(parse_config(cfg.dump()).dump()) == yaml.unsafe_load(cfg.dump())
+
+
+@pytest.mark.parametrize(
+    "text, opts, message",
+    [
+        ("MODEL: [", (), "config file .*config.yaml: "),
+        ("MODLE:\n  X: 1\n", (), "config file .*config.yaml: .*MODLE"),
+        ("_BASE_: nowhere.yaml\n", (), "config file .*config.yaml: .*nowhere.yaml"),
+        (BASE, ["NO.SUCH", "1"], "config option NO.SUCH 1: Non-existent key"),
+        (BASE, ["SEED"], "'SEED' at the end has no partner"),
+        (BASE, ["SOLVER.MAX_ITER", "[1]"], "config option SOLVER.MAX_ITER \\[1\\]"),
+    ],
+)
+def test_bad_configs_are_one_line(file, text, opts, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        read_config(file(text), opts)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN names no data set"),
+        (["DATASETS.TRAIN", "('shape_train',)"], "did you mean shapes_train"),
+        (["MODEL.RETINANET.NUM_CLASSES", "5"], "shapes_train has 3 classes, and the config's detector 5"),
+        (["SOLVER.OPTIMIZER", "LION"], "SOLVER.OPTIMIZER must be SGD or ADAMW, not LION"),
+        (["MODEL.PARAM_AP.LOSS", "nowhere"], "'nowhere' is neither a preset"),
+        (
+            ["MODEL.PARAM_AP.LOSS", "fasterrcnn-coco"],
+            "has no head 'dense', which this detector needs; it has 'rpn', 'roi'",
+        ),
+    ],
+)
+def test_checks(file, opts, message):
+    cfg = read_config(file(BASE), ["DATASETS.TRAIN", "('shapes_train',)", *opts])
+    with pytest.raises(UserError, match=message):
+        check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    "opts, heads",
+    [
+        ([], ("dense",)),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], ()),
+        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.ROI_HEADS.NAME", "ParamAPROIHeads"], ("roi",)),
+        (
+            [
+                "MODEL.META_ARCHITECTURE",
+                "GeneralizedRCNN",
+                "MODEL.PROPOSAL_GENERATOR.NAME",
+                "ParamAPRPN",
+                "MODEL.ROI_HEADS.NAME",
+                "ParamAPCascadeROIHeads",
+            ],
+            ("rpn", "roi"),
+        ),
+    ],
+)
+def test_heads(file, opts, heads):
+    assert detector_heads(read_config(file(BASE), opts)) == heads

@@ -1,0 +1,92 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from detectors import CONFIGS, batch, build, losses
+from detectron2.modeling import build_model
+from detectron2.modeling.backbone import BasicStem, ResNet
+from detectron2.modeling.backbone.resnet import BasicBlock
+
+from paramap_d2.config import read_config
+from paramap_d2.config.lazy import read_lazy_config
+from paramap_d2.engine import Trainer
+from paramap_d2.engine.cpu_speed import MANY_WEIGHTS, channels_last_on_cpu
+from paramap_d2.engine.lazy import build_model as build_lazy_model
+
+LAST = torch.channels_last
+
+
+def resnet():
+    stem = BasicStem(norm="BN")
+    stages = [[BasicBlock(64, 64, norm="BN")], [BasicBlock(64, 256, stride=2, norm="BN")]]
+    return ResNet(stem, stages, num_classes=None, out_features=["res2", "res3"])
+
+
+def formats(model):
+    """Whether each stage was given its maps channels last, filled when the model is called."""
+    seen = {}
+    for module in model.modules():
+        if isinstance(module, ResNet):
+            for name in ("stem", *module.stage_names):
+                getattr(module, name).register_forward_hook(
+                    lambda stage, inputs, _, name=name: seen.__setitem__(
+                        name, inputs[0].is_contiguous(memory_format=LAST)
+                    )
+                )
+    return seen
+
+
+def test_large_maps_lie_channels_last_and_small_ones_do_not():
+    model = channels_last_on_cpu(resnet())
+    weights = sum(p.numel() for p in model.res3.parameters())
+    seen = formats(model)
+    for side, last in ((64, True), (16, False)):  # of res3's input
+        model(torch.randn(1, 3, 4 * side, 4 * side))
+        assert seen == {"stem": True, "res2": True, "res3": last}
+        assert (weights <= MANY_WEIGHTS * 64 * side**2) == last
+
+
+def test_maps_elsewhere_than_on_a_cpu_are_left_alone():
+    model = channels_last_on_cpu(resnet()).to("meta")
+    seen = formats(model)
+    model(torch.empty(1, 3, 256, 256, device="meta"))
+    assert seen == {"stem": False, "res2": False, "res3": False}
+
+
+def test_the_model_can_still_be_copied_and_pickled():
+    model = channels_last_on_cpu(resnet()).eval()
+    x = torch.randn(1, 3, 64, 64)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(other(x)["res3"], model(x)["res3"])
+    assert model.state_dict().keys() == resnet().state_dict().keys()
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "fcos"])
+def test_losses_and_gradients_are_the_same_up_to_rounding(detector):
+    plain = build(detector).double()
+    other = channels_last_on_cpu(copy.deepcopy(plain))
+    found = []
+    for model in (plain, other):
+        seen = formats(model)
+        torch.manual_seed(0)
+        terms, _ = losses(model, batch(detector))
+        sum(terms.values()).backward()
+        found.append((terms, [p.grad for p in model.parameters()], seen))
+    torch.testing.assert_close(found[1][:2], found[0][:2], rtol=1e-6, atol=1e-9)
+    assert not any(found[0][2].values()) and found[1][2]["stem"]
+
+
+@pytest.mark.parametrize("way", ["yaml", "lazy"])
+def test_trainings_have_it(way):
+    if way == "yaml":
+        cfg = read_config(CONFIGS / "shapes_retinanet_R_18_FPN.yaml", ["MODEL.DEVICE", "cpu"])
+        model, plain = Trainer.build_model(cfg), build_model(cfg)
+        assert not any(module._forward_pre_hooks for module in plain.modules())
+    else:
+        model = build_lazy_model(
+            read_lazy_config(CONFIGS / "lazy" / "shapes_retinanet_R_18_FPN.py", ["train.device=cpu"])
+        )
+    seen = formats(model)
+    model.eval()(batch())
+    assert seen["stem"] and seen["res2"]

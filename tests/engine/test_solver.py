@@ -1,0 +1,37 @@
+import copy
+
+import pytest
+import torch
+
+from paramap_d2.engine.cpu_speed import fused_on_cpu
+from paramap_d2.engine.solver import clipped_adamw
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+        lambda p: clipped_adamw(p, 0.1, lr=0.1),
+    ],
+)
+def test_fused_steps_are_those_of_the_default(build):
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(30, 20)
+    fused = copy.deepcopy(plain)
+    optimizers = build(plain.parameters()), fused_on_cpu(build(fused.parameters()))
+    assert [group["fused"] for o in optimizers for group in o.param_groups] == [None, True]
+    for step in range(20):
+        x = torch.randn(8, 30)
+        for model, optimizer in zip((plain, fused), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+        torch.testing.assert_close(fused.weight, plain.weight, rtol=1e-4, atol=1e-6, msg=f"step {step}")
+
+
+def test_other_optimizers_and_devices_are_left_alone():
+    optimizer = fused_on_cpu(torch.optim.Adadelta([torch.nn.Parameter(torch.zeros(2))]))
+    assert "fused" not in optimizer.param_groups[0]
+    elsewhere = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2, device="meta"))])
+    assert fused_on_cpu(elsewhere).param_groups[0]["fused"] is None
