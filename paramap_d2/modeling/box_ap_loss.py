@@ -99,4 +99,4 @@ def build_box_ap_losses(heads: Mapping[str, str], options: Mapping[str, Any]) ->
 
 def param_ap_options(cfg: CfgNode) -> dict[str, Any]:
     """The ``param_ap`` argument of the detectors from ``cfg.MODEL.PARAM_AP``."""
-    return {key.lower(): value for key, value in cfg.MODEL.PARAM_AP.items()}
+    return {key.lower(): value for key, value in cfg.MODEL.PARAM_AP.items() if key != "FAST_CPU"}

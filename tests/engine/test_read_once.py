@@ -8,7 +8,7 @@ from detectron2.data import DatasetMapper, build_detection_test_loader, detectio
 from PIL import Image
 
 from paramap_d2.engine import cpu_speed
-from paramap_d2.engine.cpu_speed import images_read_once
+from paramap_d2.engine.cpu_speed import fast_training, images_read_once
 from paramap_d2.search.proxies.proxy import Proxy, Task
 from paramap_d2.search.space import SearchSpace
 
@@ -115,7 +115,8 @@ class Reading:
         self.records = records
 
     def train(self, loss_file, folder, seed, watch, iterations=None):
-        return {"bbox": {"AP": float(len(mapped(self.records)))}}
+        with fast_training():
+            return {"bbox": {"AP": float(len(mapped(self.records)))}}
 
 
 def test_a_workers_proxies_decode_an_image_once(decoded, records, tmp_path):

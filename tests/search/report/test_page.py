@@ -222,5 +222,5 @@ def test_the_same_search_gives_the_same_page(tmp_path):
 
 def test_the_template_is_package_data():
     setup = (resources.files("paramap_d2") / ".." / "setup.py").read_text()
-    assert re.search(r'"paramap_d2\.search": \[.*"\*\.jinja\*"', setup)
-    assert (resources.files("paramap_d2.search") / "report.html.jinja").is_file()
+    assert re.search(r'"paramap_d2\.search\.report": \["\*\.jinja"', setup)
+    assert (resources.files("paramap_d2.search.report") / "report.html.jinja").is_file()
