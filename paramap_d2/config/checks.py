@@ -93,6 +93,11 @@ def check_config(cfg: CfgNode) -> None:
             )
         except ValueError as error:
             raise ConfigError(f"MODEL.DEFORMABLE_DETR: {error}") from None
+    if "timm" in cfg.MODEL.BACKBONE.NAME and not cfg.MODEL.WEIGHTS:
+        from paramap_d2.modeling.timm_backbone import check_pixels
+
+        timm, model = cfg.MODEL.TIMM, cfg.MODEL
+        check_pixels(timm.NAME, timm.WEIGHTS, cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD)
     heads = detector_heads(cfg)
     if heads:
         head_losses(load_loss(cfg.MODEL.PARAM_AP.LOSS), heads, cfg.MODEL.PARAM_AP.LOSS)

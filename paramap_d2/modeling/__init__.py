@@ -6,6 +6,7 @@ from .fcos import ParamAPFCOS
 from .retinanet import ParamAPRetinaNet
 from .roi_heads import ParamAPCascadeROIHeads, ParamAPFastRCNNOutputLayers, ParamAPROIHeads
 from .rpn import ParamAPRPN
+from .timm_backbone import TimmBackbone
 
 __all__ = [
     "BoxAPLoss",
@@ -16,4 +17,5 @@ __all__ = [
     "ParamAPROIHeads",
     "ParamAPRPN",
     "ParamAPRetinaNet",
+    "TimmBackbone",
 ]

@@ -81,7 +81,13 @@ def lazy_trainer(name, opts):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["shapes_retinanet_R_18_FPN", "shapes_faster_rcnn_R_18_FPN", "shapes_deformable_detr_R_18"]
+    "name",
+    [
+        "shapes_retinanet_R_18_FPN",
+        "shapes_faster_rcnn_R_18_FPN",
+        "shapes_deformable_detr_R_18",
+        "shapes_retinanet_lite0_FPN",
+    ],
 )
 def test_the_same_seed_gives_the_same_losses_by_either_way_in(name, tmp_path):
     opts = ["SOLVER.MAX_ITER", "3", "SOLVER.WARMUP_ITERS", "1", "SOLVER.IMS_PER_BATCH", "2"]

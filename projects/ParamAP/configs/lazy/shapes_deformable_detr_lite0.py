@@ -1,0 +1,8 @@
+from .common.lite0 import on_lite0
+from .common.shapes import dataloader, lr_multiplier, train  # noqa: F401
+from .common.small_deformable_detr import model, optimizer  # noqa: F401
+
+on_lite0(model, dataloader)
+train.max_iter = 300
+proxy = dict(opts=["train.max_iter=60"])
+train.output_dir = "output/shapes_deformable_detr_lite0"
