@@ -1,9 +1,11 @@
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 # What paramap_d2 imports, Detectron2 apart: it is not published under its own name. Whoever has it keeps
-# theirs; tools/get_detectron2.py installs it for everyone else.
+# theirs; paramap get-detectron2 installs it for everyone else.
 REQUIRES = [
     "torch>=2.1",
     "torchvision",
@@ -47,6 +49,16 @@ EXTRAS = {
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 EXTRAS["dev"] = ["pytest", "pytest-cov", "pytest-xdist", "hypothesis", "ruff", "onnx", "onnxscript", "onnxruntime"]
 
+
+class BuildPy(build_py):
+    """Begins with an empty build folder: what an earlier version left there would go into the wheel."""
+
+    def run(self):
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 readme = Path(__file__).parent / "README.md"
 
 setup(
@@ -57,11 +69,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["paramap_d2", "paramap_d2.*"]),
+    packages=[*find_packages(include=["paramap_d2", "paramap_d2.*"]), "paramap_d2.project"],
+    package_dir={"paramap_d2.project": "projects/ParamAP"},  # see paramap_d2.model_zoo.project_folder
     package_data={
+        "paramap_d2.project": ["configs/*.yaml", "configs/lazy/*.py", "configs/lazy/common/*.py"],
         "paramap_d2.losses": ["presets/*.json"],
         "paramap_d2.search.report": ["*.jinja"],
     },
     install_requires=REQUIRES + DETECTRON2_REQUIRES,
     extras_require=EXTRAS,
+    cmdclass={"build_py": BuildPy},
 )
