@@ -32,7 +32,7 @@ help:
 setup: $(STAMP)
 
 # setuptools comes first: three of the pinned packages are built from source, and with the pinned one.
-$(STAMP): requirements.lock setup.py tools/get_detectron2.py
+$(STAMP): requirements.lock setup.py paramap_d2/cli/get_detectron2.py
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; set PYTHON=, e.g. make setup PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: the pinned versions need Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1); try make setup PYTHON=python3.11" >&2; exit 1; }

@@ -78,5 +78,6 @@ setup(
     },
     install_requires=REQUIRES + DETECTRON2_REQUIRES,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["paramap = paramap_d2.cli:main"]},
     cmdclass={"build_py": BuildPy},
 )

@@ -1,6 +1,31 @@
-"""What a user can put right."""
+"""What a user can put right, and how a command ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
 
 
 class UserError(ValueError):
     """Bad input: a config, data set, loss file or option. The message is one line that names what is wrong and how to
     mend it; command lines print it without a traceback and exit with status 2."""
+
+
+def exit_status(command: Callable[[], int | None]) -> int:
+    """Run a command and say how it ended, as every command of this project does.
+
+    Args:
+        command: returns 1 where it ran and has no result, such as a search without a finished proxy; else 0 or None.
+
+    Returns:
+        what it returned, 2 for a :class:`UserError` (one line on stderr), 130 if it was interrupted (one line, with
+        the KeyboardInterrupt's text if it has one). Any other exception is a fault of the program and passes.
+    """
+    try:
+        return command() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+        return 130

@@ -17,7 +17,7 @@ from detectron2.engine import create_ddp_model, default_argument_parser, default
 
 from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
 from paramap_d2.engine.lazy import build_model, evaluate, train
-from paramap_d2.errors import UserError
+from paramap_d2.errors import exit_status
 
 
 def main(args):
@@ -30,16 +30,12 @@ def main(args):
     return evaluate(cfg, model)
 
 
-if __name__ == "__main__":
+def command():
     parser = default_argument_parser(__doc__)
     args = parser.parse_args()
     if not args.config_file:
         parser.error("--config-file is needed")
-    try:
-        check_lazy_config(read_lazy_config(args.config_file, args.opts))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    check_lazy_config(read_lazy_config(args.config_file, args.opts))
     launch(
         main,
         args.num_gpus,
@@ -48,3 +44,7 @@ if __name__ == "__main__":
         dist_url=args.dist_url,
         args=(args,),
     )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(command))

@@ -18,7 +18,7 @@ from detectron2.utils import comm
 
 from paramap_d2.config import check_config, read_config
 from paramap_d2.engine import Trainer
-from paramap_d2.errors import UserError
+from paramap_d2.errors import exit_status
 
 
 def setup(args):
@@ -42,12 +42,12 @@ def main(args):
     return trainer.train()
 
 
-if __name__ == "__main__":
-    args = default_argument_parser(__doc__).parse_args()
-    try:
-        check_config(read_config(args.config_file, args.opts))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+def command():
+    parser = default_argument_parser(__doc__)
+    args = parser.parse_args()
+    if not args.config_file:
+        parser.error("--config-file is needed")
+    check_config(read_config(args.config_file, args.opts))
     launch(
         main,
         args.num_gpus,
@@ -56,3 +56,7 @@ if __name__ == "__main__":
         dist_url=args.dist_url,
         args=(args,),
     )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(command))

@@ -95,5 +95,5 @@ if __name__ == "__main__":
     ],
 )
 def test_bad_input_is_one_line(args, message):
-    done = train(*args, code=1)
+    done = train(*args, code=2)
     assert message in done.stderr and "Traceback" not in done.stderr

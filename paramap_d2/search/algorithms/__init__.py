@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from paramap_d2.errors import UserError
-from paramap_d2.search.space import Genome
 
 from .cma_es import CMAES
 from .genetic import GeneticAlgorithm
 from .ppo import PPO
 from .random_search import RandomSearch
 from .sampling import NONE_REVISED, Revised
+
+if TYPE_CHECKING:  # it imports torch, which no algorithm needs
+    from paramap_d2.search.space import Genome
 
 
 class Algorithm(Protocol):

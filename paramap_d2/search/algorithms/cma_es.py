@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy
 from deap import base, cma
-
-from paramap_d2.search.space import Genome
 
 from .sampling import (
     ATTEMPTS,
@@ -20,6 +19,9 @@ from .sampling import (
     checked_initial,
     seeded_globals,
 )
+
+if TYPE_CHECKING:  # it imports torch, which no algorithm needs
+    from paramap_d2.search.space import Genome
 
 
 class _Fitness(base.Fitness):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from deap import base, tools
 
 from paramap_d2.errors import UserError
-from paramap_d2.search.space import Genome
 
 from .sampling import (
     ATTEMPTS,
@@ -20,6 +20,9 @@ from .sampling import (
     first_generation,
     seeded_globals,
 )
+
+if TYPE_CHECKING:  # it imports torch, which no algorithm needs
+    from paramap_d2.search.space import Genome
 
 
 class _Fitness(base.Fitness):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy
 
 from paramap_d2.errors import UserError
-from paramap_d2.search.space import Genome
 
 from .sampling import (
     NONE_REVISED,
@@ -20,6 +20,9 @@ from .sampling import (
     draws_around,
     generator,
 )
+
+if TYPE_CHECKING:  # it imports torch, which no algorithm needs
+    from paramap_d2.search.space import Genome
 
 CLIP = 0.1
 UPDATES = 100

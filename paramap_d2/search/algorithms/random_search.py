@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from paramap_d2.search.space import Genome
+from typing import TYPE_CHECKING
 
 from .sampling import (
     NONE_REVISED,
@@ -16,6 +15,9 @@ from .sampling import (
     first_generation,
     generator,
 )
+
+if TYPE_CHECKING:  # it imports torch, which no algorithm needs
+    from paramap_d2.search.space import Genome
 
 
 class RandomSearch:

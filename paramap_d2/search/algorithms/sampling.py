@@ -8,11 +8,14 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy
 
 from paramap_d2.errors import UserError
-from paramap_d2.search.space import Genome
+
+if TYPE_CHECKING:  # it imports torch, which no algorithm needs
+    from paramap_d2.search.space import Genome
 
 SIGMA = 0.2
 """Standard deviation of the first draws: the paper's."""

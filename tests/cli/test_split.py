@@ -1,20 +1,8 @@
-import importlib.util
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[2] / "tools" / "split_dataset.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("split_dataset", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from paramap_d2.cli import run
 
 
 @pytest.fixture
@@ -33,8 +21,8 @@ def images(path):
     return {image["id"] for image in json.loads(path.read_text())["images"]}
 
 
-def test_default_names_and_sizes(tool, source, capsys):
-    assert tool.main([str(source)]) == 0
+def test_default_names_and_sizes(source, capsys):
+    assert run("split", [str(source)]) == 0
     search = source.with_name("instances_train2017_search.json")
     searchval = source.with_name("instances_train2017_searchval.json")
     assert len(images(searchval)) == 3
@@ -43,17 +31,17 @@ def test_default_names_and_sizes(tool, source, capsys):
 
 
 @pytest.mark.parametrize("text, count", [("0.2", 6), ("7", 7)])
-def test_fraction_or_number_and_named_files(tool, source, tmp_path, text, count):
+def test_fraction_or_number_and_named_files(source, tmp_path, text, count):
     files = [tmp_path / "a.json", tmp_path / "b.json"]
-    assert tool.main([str(source), "--held-out", text, "--seed", "3", "--output", *map(str, files)]) == 0
+    assert run("split", [str(source), "--held-out", text, "--seed", "3", "--output", *map(str, files)]) == 0
     assert len(images(files[1])) == count
 
 
-def test_refuses_to_overwrite_either(tool, source, capsys):
+def test_refuses_to_overwrite_either(source, capsys):
     for part in ("search", "searchval"):
         target = source.with_name(f"instances_train2017_{part}.json")
         target.write_text("precious")
-        assert tool.main([str(source)]) == 2
+        assert run("split", [str(source)]) == 2
         assert f"{target} exists and is not overwritten" in capsys.readouterr().err
         assert target.read_text() == "precious"
         target.unlink()
@@ -72,10 +60,10 @@ def test_refuses_to_overwrite_either(tool, source, capsys):
         ('{"images": [], "annotations": [], "categories": []}', "cannot hold out 0 of 0 images"),
     ],
 )
-def test_bad_sources_get_one_line(tool, tmp_path, capsys, content, message):
+def test_bad_sources_get_one_line(tmp_path, capsys, content, message):
     path = tmp_path / "bad.json"
     path.write_text(content)
-    assert tool.main([str(path)]) == 2
+    assert run("split", [str(path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["bad.json"]
@@ -90,20 +78,18 @@ def test_bad_sources_get_one_line(tool, tmp_path, capsys, content, message):
         (["--output", "none/a.json", "none/b.json"], "cannot write none/a.json: No such file"),
     ],
 )
-def test_bad_options_get_one_line(tool, source, capsys, arguments, message, monkeypatch):
+def test_bad_options_get_one_line(source, capsys, arguments, message, monkeypatch):
     monkeypatch.chdir(source.parent)
-    assert tool.main([str(source), *arguments]) == 2
+    assert run("split", [str(source), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
 
-def test_missing_source(tool, tmp_path, capsys):
-    assert tool.main([str(tmp_path / "none.json")]) == 2
+def test_missing_source(tmp_path, capsys):
+    assert run("split", [str(tmp_path / "none.json")]) == 2
     assert "none.json: No such file or directory" in capsys.readouterr().err
 
 
-def test_as_a_command():
-    result = subprocess.run([sys.executable, TOOL, "--help"], capture_output=True, text=True, check=True)
-    assert "examples:" in result.stdout and "coco_2017_train_search" in result.stdout
-    result = subprocess.run([sys.executable, TOOL, "x", "--held-out", "many"], capture_output=True, text=True)
-    assert result.returncode == 2 and "invalid size value: 'many'" in result.stderr
+def test_a_size_that_is_no_number(capsys):
+    assert run("split", ["x", "--held-out", "many"]) == 2
+    assert capsys.readouterr().err == "error: --held-out: invalid size value: 'many' (see paramap split --help)\n"

@@ -1,31 +1,17 @@
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from PIL import Image
 
+from paramap_d2.cli import run
 from paramap_d2.losses import load_loss, save_loss
 
-TOOL = Path(__file__).parents[2] / "tools" / "plot_loss.py"
 
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("plot_loss", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_presets_and_files_in_rows(tool, tmp_path, capsys):
+def test_presets_and_files_in_rows(tmp_path, capsys):
     heights = []
     path = tmp_path / "a $best_.json"
     save_loss(path, load_loss("retinanet-coco"))
     for losses in (["fasterrcnn-coco"], ["fasterrcnn-coco", str(path), "square"]):
         output = tmp_path / "functions.png"
-        assert tool.main([*losses, "--output", str(output)]) == 0
+        assert run("plot", [*losses, "--output", str(output)]) == 0
         assert capsys.readouterr().out == f"{output}\n"
         with Image.open(output) as picture:
             picture.load()
@@ -33,9 +19,9 @@ def test_presets_and_files_in_rows(tool, tmp_path, capsys):
     assert heights[1] == pytest.approx(2 * heights[0], rel=0.02)  # four rows and two
 
 
-def test_rows_are_named(tool, tmp_path):
+def test_rows_are_named(tmp_path):
     output = tmp_path / "functions.svg"
-    assert tool.main(["fasterrcnn-coco", "square", "--output", str(output)]) == 0
+    assert run("plot", ["fasterrcnn-coco", "square", "--output", str(output)]) == 0
     svg = output.read_text()
     for row in ("fasterrcnn-coco: rpn", "fasterrcnn-coco: roi", "square: dense, rpn, roi, detr · gradient scale 1"):
         assert f"<!-- {row}" in svg
@@ -50,15 +36,10 @@ def test_rows_are_named(tool, tmp_path):
         (["empty.json"], "loss file empty.json"),
     ],
 )
-def test_bad_input_gets_one_line(tool, tmp_path, capsys, monkeypatch, arguments, message):
+def test_bad_input_gets_one_line(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.json").write_text("{}")
-    assert tool.main(arguments) == 2
+    assert run("plot", arguments) == 2
     output = capsys.readouterr()
     assert message in output.err and output.err.count("\n") == 1 and output.out == ""
     assert [p.name for p in tmp_path.iterdir()] == ["empty.json"]
-
-
-def test_as_a_command():
-    result = subprocess.run([sys.executable, TOOL, "--help"], capture_output=True, text=True, check=True)
-    assert "examples:" in result.stdout and "plot_loss.py retinanet-coco" in result.stdout

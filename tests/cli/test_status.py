@@ -1,23 +1,10 @@
-import importlib.util
 import shutil
 import sqlite3
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from paramap_d2.cli import run
 from paramap_d2.search.store import Evaluation, Store
-
-TOOL = Path(__file__).parents[2] / "tools" / "search_status.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("search_status", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def evaluation(position, fitness, status="finished", **more):
@@ -36,8 +23,8 @@ def search(tmp_path):
     return tmp_path
 
 
-def test_tells_how_far_a_search_is(tool, search, capsys):
-    assert tool.main([str(search)]) == 0
+def test_tells_how_far_a_search_is(search, capsys):
+    assert run("status", [str(search)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "evaluations  3 of 8 (38%): 2 finished, 1 failed",
         "generation   0, the last will be 1",
@@ -48,46 +35,46 @@ def test_tells_how_far_a_search_is(tool, search, capsys):
     ]
 
 
-def test_reads_while_the_search_writes_and_changes_nothing(tool, search, capsys):
+def test_reads_while_the_search_writes_and_changes_nothing(search, capsys):
     with Store(search / "search.db") as store:
         store.add(evaluation(3, 40.0))
         store._db.execute("BEGIN IMMEDIATE")  # in the midst of writing a row
         before = {p.name: p.read_bytes() for p in search.iterdir() if p.suffix != ".db-shm"}
-        assert tool.main([str(search)]) == 0
+        assert run("status", [str(search)]) == 0
         assert "4 of 8" in capsys.readouterr().out
         after = {p.name: p.read_bytes() for p in search.iterdir() if not p.name.endswith("-shm")}
         assert {name: content for name, content in before.items() if not name.endswith("-shm")} == after
         store._db.execute("ROLLBACK")
 
 
-def test_a_new_store_is_no_error(tool, tmp_path, capsys):
+def test_a_new_store_is_no_error(tmp_path, capsys):
     Store(tmp_path / "search.db").close()
-    assert tool.main([str(tmp_path)]) == 0
+    assert run("status", [str(tmp_path)]) == 0
     assert "best so far  none" in capsys.readouterr().out
 
 
-def refused(tool, folder, capsys):
-    assert tool.main([str(folder)]) == 2
+def refused(folder, capsys):
+    assert run("status", [str(folder)]) == 2
     output = capsys.readouterr()
     assert output.out == "" and output.err.count("\n") == 1
-    assert output.err.startswith("search_status.py: error: ") and "search.db" in output.err
+    assert output.err.startswith("error: ") and "search.db" in output.err
     return output.err
 
 
-def test_missing(tool, tmp_path, capsys):
-    assert "does not exist" in refused(tool, tmp_path, capsys)
-    assert "does not exist" in refused(tool, tmp_path / "nowhere", capsys)
+def test_missing(tmp_path, capsys):
+    assert "does not exist" in refused(tmp_path, capsys)
+    assert "does not exist" in refused(tmp_path / "nowhere", capsys)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all" * 100])
-def test_not_a_store(tool, tmp_path, capsys, content):
+def test_not_a_store(tmp_path, capsys, content):
     (tmp_path / "search.db").write_bytes(content)
-    assert "is not a readable search store" in refused(tool, tmp_path, capsys)
+    assert "is not a readable search store" in refused(tmp_path, capsys)
     assert (tmp_path / "search.db").read_bytes() == content
 
 
-def test_corrupt_within(tool, search, capsys):
+def test_corrupt_within(search, capsys):
     path = search / "search.db"
     with sqlite3.connect(path) as db:
         (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'evaluations'").fetchone()
@@ -97,7 +84,7 @@ def test_corrupt_within(tool, search, capsys):
     content = bytearray(path.read_bytes())
     content[(page - 1) * size : page * size] = b"\xff" * size
     path.write_bytes(content)
-    assert "is not a readable search store" in refused(tool, search, capsys)
+    assert "is not a readable search store" in refused(search, capsys)
 
 
 @pytest.mark.parametrize(
@@ -110,29 +97,22 @@ def test_corrupt_within(tool, search, capsys):
         "UPDATE settings SET value = 'x' WHERE key = 'schema'",
     ],
 )
-def test_broken_rows_and_tables(tool, search, capsys, statement):
+def test_broken_rows_and_tables(search, capsys, statement):
     with sqlite3.connect(search / "search.db") as db:
         db.execute(statement)
     db.close()
-    assert "is not a readable search store" in refused(tool, search, capsys)
+    assert "is not a readable search store" in refused(search, capsys)
 
 
-def test_a_newer_store(tool, search, capsys):
+def test_a_newer_store(search, capsys):
     with sqlite3.connect(search / "search.db") as db:
         db.execute("UPDATE settings SET value = '99' WHERE key = 'schema'")
     db.close()
-    assert "newer version" in refused(tool, search, capsys)
+    assert "newer version" in refused(search, capsys)
 
 
-def test_a_store_that_was_copied(tool, search, tmp_path, capsys):
+def test_a_store_that_was_copied(search, tmp_path, capsys):
     copy = tmp_path / "copy"
     copy.mkdir()
     shutil.copy(search / "search.db", copy)
-    assert tool.main([str(copy)]) == 0
-
-
-def test_as_a_command(tmp_path):
-    result = subprocess.run([sys.executable, TOOL, "--help"], capture_output=True, text=True, check=True)
-    assert "examples:" in result.stdout and "search_status.py output/" in result.stdout
-    result = subprocess.run([sys.executable, TOOL, tmp_path], capture_output=True, text=True)
-    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert run("status", [str(copy)]) == 0

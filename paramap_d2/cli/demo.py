@@ -1,0 +1,126 @@
+"""``paramap demo``: the whole of it in a few minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from paramap_d2.errors import UserError
+from paramap_d2.model_zoo import get_config_file
+
+from .parser import CommandParser
+
+DESCRIPTION = """
+Evolve a loss for a small RetinaNet on `shapes`, then train with it and without.
+
+Runs paramap evolve and then paramap train twice, with the best loss and with the stock focal and L1 losses, same
+budget and seed, and prints the AP of both on images that the search has not seen. Everything is left in OUT; a second
+call goes on where the first was interrupted.
+"""
+
+EXAMPLES = """
+  paramap demo
+  paramap demo --output-dir output/second
+"""
+
+CONFIG = "shapes_retinanet_R_18_FPN.yaml"
+SEARCH = ["--population", "6", "--generations", "3", "--workers", "2", "--seed", "0"]
+console = Console(highlight=False)
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser("demo", DESCRIPTION, EXAMPLES)
+    parser.add_argument("--output-dir", default="output/demo", metavar="OUT", help="(default output/demo)")
+    return parser
+
+
+def shown(command: list[str]) -> list[str]:
+    console.print(f"[bold]$ paramap {' '.join(command)}[/bold]", soft_wrap=True)
+    return [sys.executable, "-m", "paramap_d2", *command]
+
+
+def figures(folder: Path) -> dict:
+    """The last evaluation in a training's metrics.json; empty if there is none yet."""
+    try:
+        lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    except (OSError, ValueError):
+        return {}
+    return next((line for line in reversed(lines) if "bbox/AP" in line), {})
+
+
+def train(trainings: dict[Path, list[str]]) -> None:
+    """Run the trainings at the same time, each with its share of the processors."""
+    threads = max(1, (os.cpu_count() or 1) // len(trainings))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    running = {}
+    try:
+        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+            for folder, command in trainings.items():
+                folder.mkdir(parents=True, exist_ok=True)
+                with open(folder / "output.txt", "w") as output:
+                    process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+                running[process] = folder, progress.add_task(f"training {folder.name}", total=200)
+            while any(process.poll() is None for process in running):
+                for folder, row in running.values():
+                    try:
+                        last = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
+                        progress.update(row, completed=last["iteration"] + 1)
+                    except (OSError, ValueError, LookupError):
+                        pass  # nothing written yet, or a line half written
+                time.sleep(1)
+    finally:
+        for process in running:
+            process.kill()
+    for process, (folder, _) in running.items():
+        if process.wait() != 0:
+            raise UserError(f"the training in {folder} failed; see {folder / 'output.txt'}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    out = Path(build_parser().parse_args(arguments).output_dir)
+    config = Path(get_config_file(CONFIG))
+    if config.is_relative_to(Path.cwd()):  # in a checkout
+        config = config.relative_to(Path.cwd())
+
+    command = ["evolve", "--config-file", str(config), *SEARCH, "--output-dir", str(out)]
+    if (out / "search.db").exists():
+        command.append("--resume")
+    if code := subprocess.run(shown(command)).returncode:
+        return code
+
+    options = {
+        out / "searched": ["MODEL.PARAM_AP.LOSS", str(out / "best.json")],
+        out / "focal_L1": ["MODEL.META_ARCHITECTURE", "RetinaNet"],
+    }
+    trainings = {}
+    for folder, option in options.items():
+        if not figures(folder):
+            places = ["DATASETS.TEST", "('shapes_test',)", "OUTPUT_DIR", str(folder)]
+            trainings[folder] = shown(["train", "--config-file", str(config), *option, *places])
+    if trainings:
+        train(trainings)
+
+    table = Table("loss", "AP", "AP50", "AP75", title="shapes_test, 200 iterations, one seed")
+    for folder, name in zip(options, ("searched", "focal + L1"), strict=True):
+        found = figures(folder)
+        table.add_row(name, *(f"{found[f'bbox/{figure}']:.1f}" for figure in ("AP", "AP50", "AP75")))
+    console.print(table)
+    for name, what in (("report.html", "the search"), ("functions.png", "the loss"), ("history.png", "its history")):
+        console.print(f"{what}: {out / name}", soft_wrap=True)
+    return 0

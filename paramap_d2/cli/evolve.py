@@ -1,0 +1,135 @@
+"""``paramap evolve``: search the control points of the Parameterized AP Loss."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+from paramap_d2.errors import UserError
+from paramap_d2.search.algorithms import ALGORITHMS
+from paramap_d2.search.stopping import RULES
+
+from .parser import CommandParser, at_least, positive
+
+DESCRIPTION = """
+Search the control points of the Parameterized AP Loss for a detector and its data.
+
+Every candidate loss is tried in a short training of the config, and the AP it reaches is its fitness. What is
+shortened, a YAML config says with PROXY.OPTS and a LazyConfig with proxy.opts. OUT then holds best.json (a loss file to
+train with), functions.png, history.png, report.html, search.db with every evaluation, TensorBoard events and the log.
+"""
+
+EXAMPLES = """
+  evolve a loss with two workers:
+    paramap evolve --config-file CONFIG --population 6 --generations 3 --workers 2 --seed 0 --output-dir OUT
+  go on after an interruption, or add generations:
+    paramap evolve --config-file CONFIG ... --generations 6 --output-dir OUT --resume
+  shorter proxies, and AP50 as fitness:
+    paramap evolve --config-file CONFIG --metric AP50 --output-dir OUT SOLVER.MAX_ITER 50
+  a LazyConfig of a Faster R-CNN: one head, with the published loss for the other:
+    paramap evolve --config-file CONFIG.py --heads roi --fixed fasterrcnn-coco --output-dir OUT train.max_iter=50
+  a search to be left alone: hopeless proxies end early, survivors are trained from up to 3 seeds, the best three for
+  300 iterations, on a Ray cluster:
+    paramap evolve --config-file CONFIG --population 16 --generations 20 --workers 16 --stop median --reevaluate 3 \\
+        --final-iters 300 --timeout 3600 --executor ray --ray-address auto --gpus-per-proxy 1 --output-dir OUT
+"""
+
+
+def build_parser() -> CommandParser:
+    p = CommandParser("evolve", DESCRIPTION, EXAMPLES)
+    p.add_argument(
+        "--config-file", required=True, metavar="FILE", help="a YAML config or LazyConfig (.py) with this loss"
+    )
+    p.add_argument("--output-dir", required=True, metavar="OUT", help="folder of the search")
+    p.add_argument("--population", type=at_least(1), default=8, help="individuals of a generation (default 8)")
+    p.add_argument("--generations", type=at_least(1), help="generations in all (default 4, or as --evaluations allows)")
+    p.add_argument(
+        "--evaluations",
+        type=at_least(1),
+        metavar="N",
+        help="end after N proxies, repeats included: the same budget for every algorithm (default: no limit)",
+    )
+    p.add_argument("--seed", type=int, default=0, help="of the search and of its proxies (default 0)")
+    p.add_argument("--workers", type=at_least(1), default=1, help="proxies at a time (default 1)")
+    p.add_argument("--resume", action="store_true", help="go on with the search in OUT")
+    p.add_argument(
+        "--executor",
+        choices=["process", "ray", "inline"],
+        default="process",
+        help="process: worker processes on this machine, each with its share of threads and GPUs; ray: workers on a "
+        "Ray cluster; inline: in this process, one after the other (default process)",
+    )
+    p.add_argument(
+        "--ray-address", metavar="ADDR", help="an existing Ray cluster, or auto (default: a local one for this run)"
+    )
+    p.add_argument("--cpus-per-proxy", type=positive, metavar="N", help="with ray (default: a fair share)")
+    p.add_argument("--gpus-per-proxy", type=float, metavar="N", help="with ray, may be a fraction (default 0)")
+    p.add_argument(
+        "--algorithm",
+        choices=list(ALGORITHMS),
+        default="ga",
+        help="; ".join(f"{name}: {what}" for name, what in ALGORITHMS.items()) + " (default ga)",
+    )
+    p.add_argument(
+        "--mode",
+        choices=["separate", "shared"],
+        default="separate",
+        help="separate: five functions a head; shared: one for all five (default separate)",
+    )
+    p.add_argument(
+        "--points", type=at_least(1), default=4, metavar="K", help="control points of a function (default 4)"
+    )
+    p.add_argument("--elite", type=at_least(0), default=1, help="best individuals that live on unchanged (default 1)")
+    p.add_argument(
+        "--init",
+        action="append",
+        metavar="LOSS",
+        help="first individuals: a preset or a loss file; may be given several times (default: the config's "
+        "MODEL.PARAM_AP.LOSS and linear, the identity)",
+    )
+    p.add_argument(
+        "--heads",
+        type=lambda text: text.split(","),
+        metavar="HEAD[,HEAD]",
+        help="search these of the detector's heads, such as rpn or roi (default: all)",
+    )
+    p.add_argument(
+        "--fixed", metavar="LOSS", help="the loss of the heads that are not searched: a preset or a loss file"
+    )
+    p.add_argument("--fix-grad-scale", type=positive, metavar="R", help="do not search the gradient scale")
+    p.add_argument("--metric", default="AP", help="the fitness: a figure of COCO's evaluator (default AP)")
+    p.add_argument(
+        "--reevaluate",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="train survivors from up to N seeds, and go by the means (default 1: no repeats)",
+    )
+    p.add_argument(
+        "--stop",
+        choices=list(RULES),
+        default="none",
+        help="; ".join(f"{name}: {what}" for name, what in RULES.items()) + " (default none)",
+    )
+    p.add_argument(
+        "--final-iters", type=at_least(1), metavar="N", help="train the finalists for N iterations, and let that decide"
+    )
+    p.add_argument("--finalists", type=at_least(1), default=3, metavar="N", help="how many they are (default 3)")
+    p.add_argument("--timeout", type=positive, metavar="S", help="seconds a proxy may take (default: no limit)")
+    p.add_config_options("config options of the proxies; of a LazyConfig key=value")
+    return p
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = build_parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's way to say Ctrl-C
+    from paramap_d2.search.session import SearchOptions, run_search
+
+    kept = "what has ended is kept, go on with --resume"
+    try:
+        best = run_search(SearchOptions(**vars(options)))
+    except OSError as error:  # a full disk, a folder that went away: what was committed before stays
+        raise UserError(f"{error}; {kept}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{kept} ({options.output_dir})") from None
+    return 0 if best is not None else 1

@@ -1,0 +1,32 @@
+import pytest
+
+from paramap_d2.errors import UserError, exit_status
+
+
+def raising(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    "command, status, line",
+    [
+        (lambda: None, 0, ""),
+        (lambda: 0, 0, ""),
+        (lambda: 1, 1, ""),
+        (raising(UserError("no such file")), 2, "error: no such file\n"),
+        (raising(KeyboardInterrupt()), 130, "interrupted\n"),
+        (raising(KeyboardInterrupt("go on with --resume")), 130, "interrupted; go on with --resume\n"),
+    ],
+)
+def test_how_a_command_ends(command, status, line, capsys):
+    assert exit_status(command) == status
+    assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault"), OSError(5, "x"), SystemExit(3)])
+def test_what_is_no_mistake_of_the_user_passes(error):
+    with pytest.raises(type(error)):
+        exit_status(raising(error))
