@@ -8,6 +8,7 @@ because spawned workers know only what they import.
 from . import bccd, coco, shapes  # noqa: F401  (registration)
 from .augmentation import Expand, MinIoUCrop, SSDMapper, build_train_mapper, color_distortion
 from .catalog import DatasetError, check_datasets, datasets_root
+from .digest import digest
 from .evaluation import VOCEvaluator, build_evaluator
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "check_datasets",
     "color_distortion",
     "datasets_root",
+    "digest",
 ]
