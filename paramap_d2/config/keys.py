@@ -24,6 +24,9 @@ def add_paramap_config(cfg: CfgNode) -> None:
     # pass (paramap_d2.engine.cpu_speed). Figures are the same up to rounding; other devices have no need of it.
     cfg.MODEL.PARAM_AP.FAST_CPU = False
 
+    # Of the box loss of ParamAPBaselineRetinaNet, a RetinaNet with Detectron2's own losses.
+    cfg.MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT = 1.0
+
     cfg.MODEL.DEFORMABLE_DETR = CfgNode()
     # "param_ap": the Parameterized AP Loss (head "detr"); "focal": the baseline, focal + L1 + GIoU.
     cfg.MODEL.DEFORMABLE_DETR.CRITERION = "param_ap"

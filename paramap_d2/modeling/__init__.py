@@ -3,13 +3,14 @@
 from .box_ap_loss import BoxAPLoss
 from .deformable_detr import ParamAPDeformableDETR
 from .fcos import ParamAPFCOS
-from .retinanet import ParamAPRetinaNet
+from .retinanet import ParamAPBaselineRetinaNet, ParamAPRetinaNet
 from .roi_heads import ParamAPCascadeROIHeads, ParamAPFastRCNNOutputLayers, ParamAPROIHeads
 from .rpn import ParamAPRPN
 from .timm_backbone import TimmBackbone
 
 __all__ = [
     "BoxAPLoss",
+    "ParamAPBaselineRetinaNet",
     "ParamAPCascadeROIHeads",
     "ParamAPDeformableDETR",
     "ParamAPFCOS",

@@ -55,3 +55,26 @@ class ParamAPRetinaNet(RetinaNet):
             cat(pred_logits, dim=1).flatten(0, 1), torch.cat(gt_labels), boxes_of, torch.cat(gt_boxes)
         )
         return {"loss_cls": ranking, "loss_box_reg": localization}
+
+
+@META_ARCH_REGISTRY.register()
+class ParamAPBaselineRetinaNet(RetinaNet):
+    """Detectron2's RetinaNet with a weight on its box loss, as the paper's baseline of focal and GIoU loss has it (2).
+
+    Args:
+        box_loss_weight: on ``loss_box_reg``.
+        others: as for RetinaNet.
+    """
+
+    @configurable
+    def __init__(self, *, box_loss_weight: float, **kwargs):
+        super().__init__(**kwargs)
+        self.box_loss_weight = box_loss_weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {**super().from_config(cfg), "box_loss_weight": cfg.MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT}
+
+    def losses(self, *args, **kwargs) -> dict[str, Tensor]:
+        losses = super().losses(*args, **kwargs)
+        return {**losses, "loss_box_reg": self.box_loss_weight * losses["loss_box_reg"]}

@@ -67,7 +67,7 @@ class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
 
 
 class _AllProposals:
-    """Trains on all proposals of an image instead of a sample of them."""
+    """Trains the box heads on all proposals of an image instead of a sample of them."""
 
     def _sample_proposals(
         self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
@@ -77,6 +77,25 @@ class _AllProposals:
             labels = torch.where(matched_labels == 1, gt_classes[matched_idxs], labels)
         kept = (matched_labels != -1).nonzero().squeeze(1)
         return kept, labels[kept]
+
+    def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
+        return super()._forward_mask(features, self._sampled(instances))
+
+    def _forward_keypoint(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
+        return super()._forward_keypoint(features, self._sampled(instances))
+
+    def _sampled(self, instances: list[Instances]) -> list[Instances]:
+        """What mask and keypoint heads are trained on: no more proposals with an object than stock sampling leaves,
+        drawn anew. Theirs is no ranking, and its cost grows with each."""
+        if not self.training:
+            return instances
+        most = int(self.batch_size_per_image * self.positive_fraction)
+        sampled = []
+        for x in instances:
+            objects = ((x.gt_classes >= 0) & (x.gt_classes < self.num_classes)).nonzero().squeeze(1)
+            few = objects[torch.randperm(len(objects), device=objects.device)[:most]]
+            sampled.append(x[few] if len(objects) > most else x)
+        return sampled
 
 
 def _instead_of(

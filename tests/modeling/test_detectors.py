@@ -8,7 +8,7 @@ import reference
 import torch
 from detectors import DETECTORS, ap50, batch, build, config, losses, overfit, without_objects
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 
 from paramap_d2.losses import box_quality, load_loss
 from paramap_d2.modeling import BoxAPLoss
@@ -232,3 +232,26 @@ def test_every_option_has_its_effect(option, value, changes):
     assert np.isfinite(found[1][0])
     assert (found[0][0] != found[1][0]) == (changes == "loss")
     assert not torch.equal(found[0][1], found[1][1])
+
+
+def test_mask_heads_train_on_a_sample_of_the_proposals():
+    heads = build("faster_rcnn").roi_heads
+    heads.train()
+    instances = Instances((64, 64))
+    instances.gt_classes = torch.tensor([0] * 200 + [heads.num_classes] * 50)
+    few = Instances((64, 64))
+    few.gt_classes = torch.tensor([1, heads.num_classes])
+    sampled = heads._sampled([instances, few])
+    most = int(heads.batch_size_per_image * heads.positive_fraction)
+    assert most < 200 and sampled[0].gt_classes.tolist() == [0] * most
+    assert sampled[1] is few
+    assert heads.eval()._sampled([instances]) == [instances]
+
+
+def test_the_baselines_box_loss_has_a_weight():
+    found = {}
+    for weight in (1.0, 2.0):
+        opts = ["MODEL.META_ARCHITECTURE", "ParamAPBaselineRetinaNet", "MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", weight]
+        found[weight], _ = losses(build("retinanet", *opts), batch())
+    assert found[2.0]["loss_cls"] == found[1.0]["loss_cls"]
+    torch.testing.assert_close(found[2.0]["loss_box_reg"], 2 * found[1.0]["loss_box_reg"])

@@ -6,6 +6,7 @@ from .common.param_ap_rcnn import param_ap, use_param_ap, without_masks  # noqa:
 from .common.torchvision_r50 import use_torchvision_r50
 
 model = use_param_ap(without_masks(use_torchvision_r50(get_config("common/models/mask_rcnn_fpn.py").model)))
+model.roi_heads.proposal_append_gt = False
 
 optimizer.lr = 0.024
 lr_multiplier.scheduler.milestones = [75, 95]
