@@ -1,9 +1,7 @@
-import json
+import importlib.util
 import multiprocessing
 import os
-from pathlib import Path
 
-import detectron2
 import pytest
 import torch
 from detectron2.config import LazyCall, instantiate
@@ -11,12 +9,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
-from faster_coco_eval.core.faster_eval_api import COCOeval_faster
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from paramap_d2.data import DatasetError, bccd, build_evaluator, shapes
-from paramap_d2.data.evaluation import _coco_eval, _OfNamedImages
+from paramap_d2.data.fast_coco import fast_coco_eval
 
 from .voc_form import write_voc
 
@@ -128,7 +124,7 @@ def small_shapes(tmp_path, monkeypatch):
 
 def test_shapes_has_coco_alone(small_shapes):
     evaluator = build_evaluator("shapes_val")
-    assert type(evaluator) is COCOEvaluator
+    assert isinstance(evaluator, COCOEvaluator)
     results = predict(evaluator, "shapes_val")
     assert set(results) == {"bbox"} and results["bbox"]["AP"] == pytest.approx(100)
 
@@ -140,7 +136,7 @@ def test_detectron2s_own_evaluator_draws_shapes_itself(small_shapes):
 
 def test_as_a_lazy_call(small_shapes):
     evaluator = instantiate(LazyCall(build_evaluator)(dataset_name="shapes_val", output_dir=None))
-    assert type(evaluator) is COCOEvaluator
+    assert isinstance(evaluator, COCOEvaluator)
 
 
 def _in_child(folder, queue):
@@ -175,81 +171,32 @@ def test_other_kinds_and_unknown_names_are_refused(tmp_path):
         MetadataCatalog.remove("of_another_kind")
 
 
-@pytest.mark.parametrize("named", [False, True], ids=["numbers", "names"])
-@pytest.mark.parametrize("task", ["bbox", "segm"])
-def test_the_fast_figures_are_pycocotools_own(task, named, tmp_path, monkeypatch):
-    """Random boxes and masks near the objects, some of equal score: figures of all kinds, neither 0 nor 100."""
+def test_the_fastest_evaluator_that_is_here(bccd_root, monkeypatch, caplog):
+    """A compiled Detectron2's; else faster-coco-eval, for the length of an evaluation; else pycocotools, told of."""
     from detectron2.evaluation import coco_evaluation
 
-    records = [dict(record) for record in DatasetCatalog.get("shapes_val")]
-    truth = json.loads(Path(MetadataCatalog.get("shapes_val").json_file).read_text())
-    for item in truth["annotations"][::7]:
-        item["iscrowd"] = 1
-    if named:  # as in VOC form; the names' order is not that of the file
-        names = {record["image_id"]: f"image {record['image_id'] * 37 % 1009}" for record in records}
-        assert len(set(names.values())) == len(records)
-        for record in records:
-            record["image_id"] = names[record["image_id"]]
-        for image in truth["images"]:
-            image["id"] = names[image["id"]]
-        for item in truth["annotations"]:
-            item["image_id"] = names[item["image_id"]]
-        # Detectron2 only warns of an object on an image that is not there.
-        truth["annotations"].append({**truth["annotations"][0], "id": 10**6, "image_id": "nowhere"})
-    path = tmp_path / "truth.json"
-    path.write_text(json.dumps(truth))
-    some = [record["image_id"] for record in records[::3]]
-    MetadataCatalog.get("renamed").set(
-        json_file=str(path),
-        thing_dataset_id_to_contiguous_id=MetadataCatalog.get("shapes_val").thing_dataset_id_to_contiguous_id,
-        thing_classes=MetadataCatalog.get("shapes_val").thing_classes,
-    )
+    monkeypatch.setattr(coco_evaluation, "COCOeval_opt", COCOeval)
+    evaluator = build_evaluator("bccd_val", voc=False)
+    used = []
 
-    def figures(implementation, images=None):
-        monkeypatch.setattr(coco_evaluation, "COCOeval_opt", implementation)
-        generator = torch.Generator().manual_seed(0)
-        evaluator = COCOEvaluator("renamed", tasks=(task,), distributed=False)
-        evaluator._use_fast_impl = True
-        evaluator.reset()
-        for record in records:
-            truth = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in record["annotations"]]
-            boxes = torch.tensor(truth, dtype=torch.float32).repeat(3, 1)
-            boxes += 4 * torch.randn(boxes.shape, generator=generator)
-            boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 2)
-            found = Instances((record["height"], record["width"]))
-            found.pred_boxes = Boxes(boxes)
-            found.scores = (10 * torch.rand(len(boxes), generator=generator)).round() / 10
-            classes = torch.tensor([a["category_id"] for a in record["annotations"]] * 3)
-            wrong = torch.rand(len(boxes), generator=generator) < 0.2
-            found.pred_classes = torch.where(wrong, 0, classes)
-            if task == "segm":
-                grid = torch.arange(max(found.image_size))
-                x, y = grid[None, None, : found.image_size[1]], grid[None, : found.image_size[0], None]
-                left, top, right, bottom = boxes[:, :, None, None].unbind(1)
-                found.pred_masks = (x >= left) & (x < right) & (y >= top) & (y < bottom)
-            evaluator.process([record], [{"instances": found}])
-        return evaluator.evaluate(images)[task]
+    def fails(*args, cocoeval_fn, **kwargs):
+        used.append(cocoeval_fn)
+        raise MemoryError
 
-    try:
-        want, got = figures(coco_evaluation.COCOeval), figures(_coco_eval)
-        part, got_part = (figures(kind, some) for kind in (coco_evaluation.COCOeval, _coco_eval))
-    finally:
-        MetadataCatalog.remove("renamed")
-    assert 0 < want["AP"] < want["AP50"] < 100 and part["AP"] != want["AP"]
-    assert got == pytest.approx(want, nan_ok=True)
-    assert got_part == pytest.approx(part, nan_ok=True)
+    monkeypatch.setattr(coco_evaluation, "_evaluate_predictions_on_coco", fails)
+    with pytest.raises(MemoryError):
+        predict(evaluator, "bccd_val")
+    assert used == [fast_coco_eval] and coco_evaluation.COCOeval_opt is COCOeval
 
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "faster_coco_eval" else found(name))
+    with caplog.at_level("INFO"):
+        assert type(build_evaluator("bccd_val", voc=False)) is COCOEvaluator
+    assert "pip install 'paramap_d2[coco]'" in caplog.text
 
-def test_which_evaluator_takes_what():
-    from detectron2.evaluation import coco_evaluation
+    class Compiled(COCOeval):
+        pass
 
-    assert coco_evaluation.COCOeval_opt is _coco_eval or hasattr(detectron2, "_C")
-
-    def kind(images, task="bbox"):
-        coco = COCO()
-        coco.dataset = {"images": [{"id": i} for i in images], "annotations": [], "categories": [{"id": 1}]}
-        coco.createIndex()
-        return type(_coco_eval(coco, coco, task))
-
-    assert kind([3, 1]) is COCOeval_faster and kind(["b", "a"]) is _OfNamedImages
-    assert kind([0.0, 1.0]) is kind([1, 2], "keypoints") is kind(["a"], "keypoints") is COCOeval
+    monkeypatch.setattr(coco_evaluation, "COCOeval_opt", Compiled)
+    evaluator = build_evaluator("bccd_val", voc=False)
+    assert type(evaluator) is COCOEvaluator and evaluator._use_fast_impl
