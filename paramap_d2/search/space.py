@@ -15,6 +15,7 @@ from paramap_d2.losses.encoding import (
     encode_points,
     identity_genes,
 )
+from paramap_d2.losses.loss_file import FORMAT, parse_loss
 
 Genome = list[float]
 """Genes in [0, 1], head by head: the control points of its functions, then its gradient scale."""
@@ -133,3 +134,19 @@ class SearchSpace:
                 for head, loss in self.fixed.items()
             },
         }
+
+    @classmethod
+    def described(cls, description: Mapping[str, Any]) -> SearchSpace:
+        """The space that :meth:`describe` tells of."""
+        fixed = {
+            head: {"functions": dict(zip(FUNCTION_NAMES, functions, strict=True)), "grad_scale": scale}
+            for head, (functions, scale) in description["fixed"].items()
+        }
+        losses = parse_loss({"format": FORMAT, "heads": fixed}) if fixed else {}
+        return cls(
+            tuple(description["heads"]),
+            description["points"],
+            description["mode"],
+            description["grad_scale"],
+            losses,
+        )

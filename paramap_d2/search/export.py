@@ -1,0 +1,133 @@
+"""A search taken out of its store: as a table, and as a study of Optuna's."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paramap_d2.errors import UserError
+
+from .space import SearchSpace
+from .status import read_search
+from .store import FINISHED, REPEAT, SEARCH, STOPPED, Evaluation
+
+if TYPE_CHECKING:
+    import pandas
+
+FORMATS = {
+    "csv": "a table, one row an evaluation and one column a gene",
+    "json": "the same rows as a list of objects",
+    "optuna": "a storage of Optuna's (SQLite), which optuna-dashboard opens",
+}
+"""What a search can be exported to."""
+
+
+def load(output: str | os.PathLike[str]) -> pandas.DataFrame:
+    """The evaluations of the search in a folder, in the order in which they ended.
+
+    Columns: those of :class:`paramap_d2.search.store.Evaluation` (``metrics`` taken apart, such as ``bbox/AP50``;
+    ``fitness`` NaN where there is none) and one a gene, such as ``dense.rank_numerator.x1``, in [0, 1].
+
+    Raises:
+        StoreError: no search is there, or its store cannot be read.
+        UserError: pandas is not installed.
+    """
+    pandas = _pandas()
+    evaluations, settings = read_search(output)
+    names = SearchSpace.described(settings["space"]).gene_names
+    return pandas.DataFrame([_row(e, names) for e in evaluations], columns=_columns(evaluations, names))
+
+
+def export(output: str | os.PathLike[str], kind: str, path: str | os.PathLike[str]) -> None:
+    """Write the search in a folder to a file that is not there yet, in one of :data:`FORMATS`.
+
+    Raises:
+        UserError: the search or the file cannot be read or written, or a package is missing.
+    """
+    path = Path(path)
+    if path.exists():
+        raise UserError(f"{path} is there already; remove it or name another file with --output")
+    write = {"csv": _write_csv, "json": _write_json, "optuna": _write_optuna}[kind]
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.unlink(missing_ok=True)  # of an export that was killed
+        write(output, part)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_csv(output: str | os.PathLike[str], path: Path) -> None:
+    load(output).to_csv(path, index=False)
+
+
+def _write_json(output: str | os.PathLike[str], path: Path) -> None:
+    load(output).to_json(path, orient="records", indent=1, date_format="iso")
+
+
+def _write_optuna(output: str | os.PathLike[str], path: Path) -> None:
+    """Two studies, since longer trainings are not to be ranked with the proxies: one of these, and one, named
+    ``… (longer)``, of the final trainings and confirmations where there are some."""
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("the export for Optuna needs the package optuna: pip install 'paramap_d2[analysis]'") from None
+    evaluations, settings = read_search(output)
+    names = SearchSpace.described(settings["space"]).gene_names
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
+        proxies = [e for e in evaluations if e.stage in (SEARCH, REPEAT)]
+        longer = [e for e in evaluations if e.stage not in (SEARCH, REPEAT)]
+        title = Path(output).absolute().name
+        for name, of in ((title, proxies), (f"{title} (longer)", longer)):
+            if of or name == title:
+                study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+                study.set_user_attr("metric", settings.get("metric", "AP"))
+                study.add_trials([_trial(e, names, optuna) for e in of])
+        storage.engine.dispose()
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _trial(e: Evaluation, names: list[str], optuna: Any) -> Any:
+    states = optuna.trial.TrialState
+    state = {FINISHED: states.COMPLETE, STOPPED: states.PRUNED}.get(e.status, states.FAIL)
+    told = {k: v for k, v in asdict(e).items() if k not in ("genome", "metrics", "curve", "log", "fitness", "started")}
+    trial = optuna.trial.create_trial(
+        state=state,
+        value=e.fitness if state == states.COMPLETE else None,
+        params=dict(zip(names, e.genome, strict=True)),
+        distributions={name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in names},
+        user_attrs={**told, **e.metrics},
+        intermediate_values={int(iteration): value for iteration, value in e.curve},
+    )
+    start = datetime.datetime.fromtimestamp(e.started)
+    trial.datetime_start, trial.datetime_complete = start, start + datetime.timedelta(seconds=e.seconds)
+    return trial
+
+
+def _row(e: Evaluation, names: list[str]) -> dict[str, Any]:
+    row = {key: value for key, value in asdict(e).items() if key not in ("genome", "metrics")}
+    row["fitness"] = e.fitness if e.status in (FINISHED, STOPPED) else None
+    row["started"] = _pandas().Timestamp(e.started, unit="s", tz="UTC")
+    return {**row, **e.metrics, **dict(zip(names, e.genome, strict=True))}
+
+
+def _columns(evaluations: list[Evaluation], names: list[str]) -> list[str]:
+    plain = ["id", *(key for key in Evaluation.__dataclass_fields__ if key not in ("id", "genome", "metrics"))]
+    return [*plain, *sorted({name for e in evaluations for name in e.metrics}), *names]
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise UserError("tables of a search need the package pandas: pip install 'paramap_d2[analysis]'") from None
+    return pandas
