@@ -78,18 +78,16 @@ def check_config(cfg: CfgNode) -> None:
                 continue
         raise ConfigError(f"SOLVER.LR_FACTORS must hold pairs [part of a parameter's name, factor], not {pair}")
     if cfg.MODEL.META_ARCHITECTURE == "ParamAPDeformableDETR":
-        from paramap_d2.modeling.deformable_detr import check_detr_library, check_options
+        from paramap_d2.modeling.deformable_detr import check_options
+        from paramap_d2.modeling.detr_criterion import check_criterion
+        from paramap_d2.modeling.transformers_adapter import check_detr_library
 
         check_detr_library()
         detr = cfg.MODEL.DEFORMABLE_DETR
         try:
+            check_criterion(detr.CRITERION)
             check_options(
-                detr.CRITERION,
-                detr.HIDDEN_DIM,
-                detr.NUM_HEADS,
-                len(detr.IN_FEATURES),
-                detr.NUM_FEATURE_LEVELS,
-                detr.DEC_LAYERS,
+                detr.HIDDEN_DIM, detr.NUM_HEADS, len(detr.IN_FEATURES), detr.NUM_FEATURE_LEVELS, detr.DEC_LAYERS
             )
         except ValueError as error:
             raise ConfigError(f"MODEL.DEFORMABLE_DETR: {error}") from None

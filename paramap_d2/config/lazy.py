@@ -171,15 +171,13 @@ def _losses(cfg: DictConfig) -> dict[str, list[DictConfig]]:
         "dense": (modeling.ParamAPRetinaNet, modeling.ParamAPFCOS),
         "rpn": (modeling.ParamAPRPN,),
         "roi": (modeling.ParamAPFastRCNNOutputLayers,),
-        "detr": (modeling.ParamAPDeformableDETR,),
+        "detr": (modeling.ParamAPCriterion,),
     }
     found: dict[str, list[DictConfig]] = {}
     for call in _calls(cfg.model):
         kind = target(call)
         for head in HEADS:
             if isinstance(kind, type) and issubclass(kind, heads[head]):
-                if head == "detr" and call.get("criterion", "param_ap") != "param_ap":
-                    continue
                 options = call.get("param_ap")
                 if not isinstance(options, DictConfig) or "loss" not in options:
                     raise ConfigError(f"{kind.__name__} in the config's model needs param_ap=dict(loss=…)")

@@ -2,6 +2,7 @@
 
 from .box_ap_loss import BoxAPLoss
 from .deformable_detr import ParamAPDeformableDETR
+from .detr_criterion import FocalCriterion, ParamAPCriterion
 from .fcos import ParamAPFCOS
 from .retinanet import ParamAPBaselineRetinaNet, ParamAPRetinaNet
 from .roi_heads import ParamAPCascadeROIHeads, ParamAPFastRCNNOutputLayers, ParamAPROIHeads
@@ -10,8 +11,10 @@ from .timm_backbone import TimmBackbone
 
 __all__ = [
     "BoxAPLoss",
+    "FocalCriterion",
     "ParamAPBaselineRetinaNet",
     "ParamAPCascadeROIHeads",
+    "ParamAPCriterion",
     "ParamAPDeformableDETR",
     "ParamAPFCOS",
     "ParamAPFastRCNNOutputLayers",

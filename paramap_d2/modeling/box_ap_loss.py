@@ -50,6 +50,7 @@ class BoxAPLoss(nn.Module):
         labels: Tensor,
         boxes_of: Callable[[Tensor], Tensor],
         gt_boxes: Tensor,
+        suffix: str = "",
     ) -> APLossTerms:
         """
         Args:
@@ -58,6 +59,7 @@ class BoxAPLoss(nn.Module):
             boxes_of: gives the (P, 4) predicted boxes, differentiable, of the candidates at (P,) indices; called
                 once, for the positives.
             gt_boxes: (M, 4) the box of each candidate's object; read at positives.
+            suffix: of the name that it is logged under, where a head has several losses.
 
         Returns:
             The ranking term (instead of a classification loss) and the localization term (instead of a box loss).
@@ -70,9 +72,9 @@ class BoxAPLoss(nn.Module):
         terms = self.ap_loss.terms(scores, positive * num_classes + labels[positive], quality)
         if has_event_storage():
             storage = get_event_storage()
-            storage.put_scalar(f"param_ap/{self.name}_positives", len(positive))
+            storage.put_scalar(f"param_ap/{self.name}{suffix}_positives", len(positive))
             if len(positive):
-                storage.put_scalar(f"param_ap/{self.name}_quality", quality.detach().mean())
+                storage.put_scalar(f"param_ap/{self.name}{suffix}_quality", quality.detach().mean())
         return terms
 
 

@@ -120,7 +120,8 @@ def test_lazy_configs_build(name):
     assert lazy_config.detector_heads(cfg) == (
         ("rpn", "roi") if "rcnn" in name else ("detr",) if "detr" in name else ("dense",)
     )
-    assert lazy_config.loss_keys(cfg) == (["param_ap.loss"] if "rcnn" in name else ["model.param_ap.loss"])
+    key = "param_ap.loss" if "rcnn" in name else f"model.{'criterion.' * ('detr' in name)}param_ap.loss"
+    assert lazy_config.loss_keys(cfg) == [key]
     for head in lazy_config.detector_heads(cfg):
         loss = lazy_config.OmegaConf.select(cfg, lazy_config.loss_keys(cfg)[0])
         head_losses(load_loss(loss), (head,), loss)

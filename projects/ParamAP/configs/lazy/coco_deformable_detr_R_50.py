@@ -1,6 +1,6 @@
 # Deformable DETR with box refinement, ResNet-50, on COCO: 50 epochs of 32 images, as its authors train it, but for the
 # random crop among their augmentations. The functions searched with it are not published: give those of a search of
-# your own with model.param_ap.loss=best.json.
+# your own with model.criterion.param_ap.loss=best.json.
 from detectron2.config import LazyCall as L
 from detectron2.model_zoo import get_config
 from fvcore.common.param_scheduler import MultiStepParamScheduler

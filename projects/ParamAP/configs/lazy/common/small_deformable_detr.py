@@ -4,7 +4,7 @@ from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.solver.build import get_default_optimizer_params
 
 from paramap_d2.engine.solver import clipped_adamw, lr_factors
-from paramap_d2.modeling import ParamAPDeformableDETR
+from paramap_d2.modeling import ParamAPCriterion, ParamAPDeformableDETR
 
 from .param_ap import param_ap
 
@@ -20,8 +20,8 @@ model = L(ParamAPDeformableDETR)(
     num_classes=3,
     pixel_mean=[127.5, 127.5, 127.5],
     pixel_std=[64.0, 64.0, 64.0],
-    criterion="param_ap",  # or focal: the baseline, focal + L1 + GIoU
-    param_ap=param_ap,
+    # The baseline, focal + L1 + GIoU: L(FocalCriterion)(num_classes="${..num_classes}").
+    criterion=L(ParamAPCriterion)(num_classes="${..num_classes}", param_ap=param_ap),
     num_feature_levels=3,
     num_queries=60,
     hidden_dim=64,
