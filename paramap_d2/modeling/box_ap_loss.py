@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage, has_event_storage
-from torch import Tensor, nn
+from torch import Tensor
 
-from paramap_d2.losses import (
-    APLossTerms,
-    HeadLoss,
-    ParameterizedAPLoss,
-    box_quality,
-    head_losses,
-    load_loss,
-)
+from paramap_d2.losses import APLossTerms, HeadLoss, ParameterizedAPLoss, box_quality, head_losses, load_loss
+from paramap_d2.losses.quality import QUALITIES
 
 
-class BoxAPLoss(nn.Module):
-    """The loss of one head. It has no parameters or buffers, so a detector's state dict stays as it is.
+class BoxAPLoss:
+    """The loss of one head, read from its preset or file when it is first called: a detector that only infers needs
+    none. It is no module, so that a detector's state dict, and what TorchScript compiles of it, stay as they are.
 
     Args:
-        name: the head's name in the event storage: ``param_ap/<name>_positives`` (number of positives) and
-            ``param_ap/<name>_quality`` (their mean quality) are logged every iteration.
-        head: functions and gradient scale.
+        head: its key in the loss file, and its name in the event storage: ``param_ap/<head>_positives`` (number of
+            positives) and ``param_ap/<head>_quality`` (their mean quality) are logged every iteration.
+        loss: a preset or the path of a loss file.
         quality: kind of box quality, see :func:`paramap_d2.losses.box_quality`.
-        block_gradient, top_k: see :class:`paramap_d2.losses.ParameterizedAPLoss`.
+        block_gradient, top_k: see :class:`paramap_d2.losses.ParameterizedAPLoss`; a ``top_k`` of 0 keeps all.
+        grad_scale: in place of the loss file's; 0 or None takes the loss file's.
+
+    Raises:
+        ValueError: another kind of quality.
     """
 
     def __init__(
         self,
-        name: str,
-        head: HeadLoss,
+        head: str,
+        loss: str,
         quality: str = "giou",
         block_gradient: bool = True,
         top_k: int | None = None,
+        grad_scale: float | None = None,
     ):
-        super().__init__()
-        self.name = name
-        self.quality = quality
-        self.ap_loss = ParameterizedAPLoss(head.functions, block_gradient, top_k, head.grad_scale)
+        if quality not in QUALITIES:
+            raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, not {quality!r}")
+        self.head, self.loss, self.quality = head, loss, quality
+        self.block_gradient, self.top_k, self.grad_scale = block_gradient, top_k or None, grad_scale or None
 
-    def forward(
+    @cached_property
+    def head_loss(self) -> HeadLoss:
+        """The functions and the gradient scale that it trains with.
+
+        Raises:
+            LossFileError: the loss cannot be read, or lacks the head.
+        """
+        (loss,) = head_losses(load_loss(self.loss), (self.head,), self.loss)
+        return HeadLoss(loss.functions, self.grad_scale or loss.grad_scale)
+
+    @cached_property
+    def ap_loss(self) -> ParameterizedAPLoss:
+        head = self.head_loss
+        return ParameterizedAPLoss(head.functions, self.block_gradient, self.top_k, head.grad_scale)
+
+    def __call__(
         self,
         logits: Tensor,
         labels: Tensor,
@@ -72,31 +88,10 @@ class BoxAPLoss(nn.Module):
         terms = self.ap_loss.terms(scores, positive * num_classes + labels[positive], quality)
         if has_event_storage():
             storage = get_event_storage()
-            storage.put_scalar(f"param_ap/{self.name}{suffix}_positives", len(positive))
+            storage.put_scalar(f"param_ap/{self.head}{suffix}_positives", len(positive))
             if len(positive):
-                storage.put_scalar(f"param_ap/{self.name}{suffix}_quality", quality.detach().mean())
+                storage.put_scalar(f"param_ap/{self.head}{suffix}_quality", quality.detach().mean())
         return terms
-
-
-def build_box_ap_losses(heads: Mapping[str, str], options: Mapping[str, Any]) -> list[BoxAPLoss]:
-    """The losses of a detector's heads.
-
-    Args:
-        heads: the head keys of the loss file that the detector needs, each with the name it is logged under.
-        options: ``loss`` (preset or path) and, optionally, ``quality``, ``block_gradient``, ``top_k`` and
-            ``grad_scale``: the keys of ``cfg.MODEL.PARAM_AP`` in lower case.
-
-    Raises:
-        LossFileError: the loss cannot be read, or lacks a head.
-    """
-    options = dict(options)
-    source = options.pop("loss")
-    grad_scale = options.pop("grad_scale", None)
-    losses = head_losses(load_loss(source), tuple(heads), source)
-    if grad_scale:
-        losses = [HeadLoss(loss.functions, grad_scale) for loss in losses]
-    options["top_k"] = options.get("top_k") or None
-    return [BoxAPLoss(name, loss, **options) for name, loss in zip(heads.values(), losses, strict=True)]
 
 
 def param_ap_options(cfg: CfgNode) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from .box_ap_loss import build_box_ap_losses, param_ap_options
+from .box_ap_loss import BoxAPLoss, param_ap_options
 from .transformers_adapter import build_focal_loss, build_matcher
 
 CRITERIA = ("param_ap", "focal")
@@ -26,7 +26,7 @@ class ParamAPCriterion(nn.Module):
 
     Args:
         num_classes: without a background class.
-        param_ap: the options of :func:`paramap_d2.modeling.box_ap_loss.build_box_ap_losses`.
+        param_ap: the options of :class:`paramap_d2.modeling.BoxAPLoss`.
         class_weight, l1_weight, giou_weight: of the matching costs.
     """
 
@@ -41,7 +41,7 @@ class ParamAPCriterion(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.matcher = build_matcher(class_weight, l1_weight, giou_weight)
-        (self.box_ap_loss,) = build_box_ap_losses({"detr": "detr"}, param_ap)
+        self.box_ap_loss = BoxAPLoss("detr", **param_ap)
 
     def forward(self, logits: Tensor, boxes: Tensor, instances: list[Instances]) -> dict[str, Tensor]:
         """

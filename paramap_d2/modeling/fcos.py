@@ -12,7 +12,7 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
 
-from .box_ap_loss import build_box_ap_losses
+from .box_ap_loss import BoxAPLoss
 
 
 class ParamAPFCOS(FCOS):
@@ -23,14 +23,15 @@ class ParamAPFCOS(FCOS):
     uncalibrated.
 
     Args:
-        param_ap: the options of :func:`paramap_d2.modeling.box_ap_loss.build_box_ap_losses`.
+        param_ap: the options of :class:`paramap_d2.modeling.BoxAPLoss`.
         others: as for FCOS; the focal loss's parameters have no effect.
     """
 
     def __init__(self, *, param_ap: Mapping[str, Any], **kwargs):
         super().__init__(**kwargs)
-        (self.box_ap_loss,) = build_box_ap_losses({"dense": "dense"}, param_ap)
+        self.box_ap_loss = BoxAPLoss("dense", **param_ap)
 
+    @torch.jit.unused
     def losses(
         self,
         anchors: list[Boxes],

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.structures import Boxes
 from torch import Tensor
 
-from .box_ap_loss import build_box_ap_losses, param_ap_options
+from .box_ap_loss import BoxAPLoss, param_ap_options
 
 
 @META_ARCH_REGISTRY.register()
@@ -23,19 +23,20 @@ class ParamAPRetinaNet(RetinaNet):
     scores are not calibrated: ``MODEL.RETINANET.SCORE_THRESH_TEST`` should be 0.
 
     Args:
-        param_ap: the options of :func:`paramap_d2.modeling.box_ap_loss.build_box_ap_losses`.
+        param_ap: the options of :class:`paramap_d2.modeling.BoxAPLoss`.
         others: as for RetinaNet, whose loss parameters (focal loss, box loss) have no effect.
     """
 
     @configurable
     def __init__(self, *, param_ap: Mapping[str, Any], **kwargs):
         super().__init__(**kwargs)
-        (self.box_ap_loss,) = build_box_ap_losses({"dense": "dense"}, param_ap)
+        self.box_ap_loss = BoxAPLoss("dense", **param_ap)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {**super().from_config(cfg), "param_ap": param_ap_options(cfg)}
 
+    @torch.jit.unused
     def losses(
         self,
         anchors: list[Boxes],
@@ -75,6 +76,7 @@ class ParamAPBaselineRetinaNet(RetinaNet):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {**super().from_config(cfg), "box_loss_weight": cfg.MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT}
 
+    @torch.jit.unused
     def losses(self, *args, **kwargs) -> dict[str, Tensor]:
         losses = super().losses(*args, **kwargs)
         return {**losses, "loss_box_reg": self.box_loss_weight * losses["loss_box_reg"]}

@@ -1,8 +1,7 @@
 """ROI heads with the Parameterized AP Loss: Faster R-CNN, the boxes of Mask R-CNN, and Cascade R-CNN."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, F
 from detectron2.structures import Instances
 from torch import Tensor
 
-from .box_ap_loss import build_box_ap_losses, param_ap_options
+from .box_ap_loss import BoxAPLoss, param_ap_options
 
 
 class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
@@ -22,14 +21,14 @@ class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
     sigmoids; the loss does not care where zero is, so they are not calibrated, and ``SCORE_THRESH_TEST`` should be 0.
 
     Args:
-        param_ap: the options of :func:`paramap_d2.modeling.box_ap_loss.build_box_ap_losses`.
+        param_ap: the options of :class:`paramap_d2.modeling.BoxAPLoss`.
         others: as for FastRCNNOutputLayers; its choices of stock losses have no effect.
     """
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, param_ap: Mapping[str, Any], **kwargs):
         super().__init__(input_shape, **kwargs)
-        (self.box_ap_loss,) = build_box_ap_losses({"roi": "roi"}, param_ap)
+        self.box_ap_loss = BoxAPLoss("roi", **param_ap)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -37,9 +36,10 @@ class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`FastRCNNOutputLayers.forward`, with (R, K) scores."""
-        scores, deltas = super().forward(x)
-        return scores[:, : self.num_classes], deltas
+        x = x.flatten(1)  # TorchScript knows no super().forward
+        return self.cls_score(x)[:, : self.num_classes], self.bbox_pred(x)
 
+    @torch.jit.unused
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """As :meth:`FastRCNNOutputLayers.losses`: ``loss_cls`` is the ranking term, ``loss_box_reg`` the localization
         term."""
@@ -59,11 +59,18 @@ class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
         losses = {"loss_cls": ranking, "loss_box_reg": localization}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
-    def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> tuple[Tensor, ...]:
+    def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
         """(R, K + 1) for each image, as stock inference expects: sigmoids, and 0 for the background."""
         probs = predictions[0].sigmoid()
-        probs = torch.cat([probs, probs.new_zeros(len(probs), 1)], dim=1)
-        return probs.split([len(p) for p in proposals])
+        probs = torch.cat([probs, torch.zeros_like(probs[:, :1])], dim=1)
+        return list(probs.split([len(p) for p in proposals]))
+
+
+def _named(name: str, method: FunctionType) -> FunctionType:
+    """The same method under another name: TorchScript, which knows no super(), compiles it beside its override."""
+    named = FunctionType(method.__code__, method.__globals__, name, method.__defaults__, method.__closure__)
+    named.__annotations__ = method.__annotations__
+    return named
 
 
 class _AllProposals:
@@ -78,17 +85,24 @@ class _AllProposals:
         kept = (matched_labels != -1).nonzero().squeeze(1)
         return kept, labels[kept]
 
-    def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
-        return super()._forward_mask(features, self._sampled(instances))
+    # No return types: TorchScript does not take Any for what the stock methods give.
+    _every_mask = _named("_every_mask", StandardROIHeads._forward_mask)
+    _every_keypoint = _named("_every_keypoint", StandardROIHeads._forward_keypoint)
 
-    def _forward_keypoint(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
-        return super()._forward_keypoint(features, self._sampled(instances))
+    def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]):
+        if self.training:
+            instances = self._sampled(instances)
+        return self._every_mask(features, instances)
 
+    def _forward_keypoint(self, features: dict[str, Tensor], instances: list[Instances]):
+        if self.training:
+            instances = self._sampled(instances)
+        return self._every_keypoint(features, instances)
+
+    @torch.jit.unused
     def _sampled(self, instances: list[Instances]) -> list[Instances]:
         """What mask and keypoint heads are trained on: no more proposals with an object than stock sampling leaves,
         drawn anew. Theirs is no ranking, and its cost grows with each."""
-        if not self.training:
-            return instances
         most = int(self.batch_size_per_image * self.positive_fraction)
         sampled = []
         for x in instances:
@@ -112,6 +126,10 @@ def _instead_of(
 @ROI_HEADS_REGISTRY.register()
 class ParamAPROIHeads(_AllProposals, StandardROIHeads):
     """StandardROIHeads whose box predictor is :class:`ParamAPFastRCNNOutputLayers`, on all proposals."""
+
+    # TorchScript leaves out branches of what is constant, and does not look for these in the parent class.
+    mask_on: torch.jit.Final[bool]
+    keypoint_on: torch.jit.Final[bool]
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

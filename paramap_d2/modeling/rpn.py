@@ -12,7 +12,7 @@ from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, 
 from detectron2.structures import Boxes
 from torch import Tensor
 
-from .box_ap_loss import build_box_ap_losses, param_ap_options
+from .box_ap_loss import BoxAPLoss, param_ap_options
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -20,14 +20,14 @@ class ParamAPRPN(RPN):
     """RPN whose losses are the two terms of one Parameterized AP Loss (head ``rpn``) over all anchors of the batch.
 
     Args:
-        param_ap: the options of :func:`paramap_d2.modeling.box_ap_loss.build_box_ap_losses`.
+        param_ap: the options of :class:`paramap_d2.modeling.BoxAPLoss`.
         others: as for RPN. Anchors are not sampled: ``batch_size_per_image`` and ``positive_fraction`` have no effect.
     """
 
     @configurable
     def __init__(self, *, param_ap: Mapping[str, Any], **kwargs):
         super().__init__(**kwargs)
-        (self.box_ap_loss,) = build_box_ap_losses({"rpn": "rpn"}, param_ap)
+        self.box_ap_loss = BoxAPLoss("rpn", **param_ap)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -36,6 +36,7 @@ class ParamAPRPN(RPN):
     def _subsample_labels(self, label: Tensor) -> Tensor:
         return label
 
+    @torch.jit.unused
     def losses(
         self,
         anchors: list[Boxes],

@@ -10,7 +10,7 @@ from detectors import DETECTORS, ap50, batch, build, config, losses, overfit, wi
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 
-from paramap_d2.losses import box_quality, load_loss
+from paramap_d2.losses import LossFileError, box_quality, load_loss, save_loss
 from paramap_d2.modeling import BoxAPLoss
 
 KINDS = sorted(DETECTORS)
@@ -26,26 +26,30 @@ def test_overfits_a_handful_of_images(detector):
     assert ap50(model, inputs) > 0.9
 
 
-def _record(model):
-    """Keep what every loss of the model is called with and gives."""
-    calls = []
-    for module in model.modules():
-        if isinstance(module, BoxAPLoss):
-            module.register_forward_hook(lambda module, args, terms: calls.append((module, args, terms)))
+def _record(monkeypatch):
+    """Keep what every loss is called with and gives."""
+    calls, call = [], BoxAPLoss.__call__
+
+    def recorded(self, *args):
+        terms = call(self, *args)
+        calls.append((self, args, terms))
+        return terms
+
+    monkeypatch.setattr(BoxAPLoss, "__call__", recorded)
     return calls
 
 
 @pytest.mark.parametrize("detector", KINDS)
-def test_loss_is_that_of_the_slow_reference(detector):
+def test_loss_is_that_of_the_slow_reference(detector, monkeypatch):
     model = build(detector, "INPUT.MIN_SIZE_TRAIN", "(64,)")
     inputs = batch(detector, 2)
-    calls = _record(model)
+    calls = _record(monkeypatch)
     found, _ = losses(model, inputs)
     stages = {"cascade_rcnn": 4, "retinanet": 1, "fcos": 1}.get(detector, 2)
     assert len(calls) == stages
     terms = []
-    for module, (logits, labels, boxes_of, gt_boxes), (ranking, localization) in calls:
-        preset = load_loss("retinanet-coco" if module.name == "dense" else "fasterrcnn-coco")[module.name]
+    for loss, (logits, labels, boxes_of, gt_boxes), (ranking, localization) in calls:
+        preset = load_loss("retinanet-coco" if loss.head == "dense" else "fasterrcnn-coco")[loss.head]
         specs = {name: f.to_json() for name, f in preset.functions.items()}
         scores, targets, quality = [], [], []
         num_classes = logits.shape[1]
@@ -146,17 +150,17 @@ def test_bfloat16_autocast(detector):
 
 
 @pytest.mark.parametrize("detector", ["faster_rcnn", "cascade_rcnn"])
-def test_trains_on_all_proposals(detector):
+def test_trains_on_all_proposals(detector, monkeypatch):
     model, inputs = build(detector), batch(detector, 2)
     assert model.roi_heads.batch_size_per_image == 512
-    calls = _record(model)
+    calls = _record(monkeypatch)
     losses(model, inputs)
-    first_stage = next(args for module, args, _ in calls if module.name == "roi")
+    first_stage = next(args for loss, args, _ in calls if loss.head == "roi")
     labels = first_stage[1]
     # 200 proposals an image at most, and the ground truth; the cap on positives would be a quarter of 512.
     objects = sum(len(item["instances"]) for item in inputs)
     assert len(labels) > 2 * objects
-    (rpn_labels,) = [args[1] for module, args, _ in calls if module.name == "rpn"]
+    (rpn_labels,) = [args[1] for loss, args, _ in calls if loss.head == "rpn"]
     anchors = sum(2 * 3 * (128 // stride) ** 2 for stride in (4, 8, 16, 32, 64))
     assert len(rpn_labels) == anchors
     assert (rpn_labels == 1).sum() > 2 * 256 * 0.5  # background is not sampled down to 256
@@ -245,7 +249,15 @@ def test_mask_heads_train_on_a_sample_of_the_proposals():
     most = int(heads.batch_size_per_image * heads.positive_fraction)
     assert most < 200 and sampled[0].gt_classes.tolist() == [0] * most
     assert sampled[1] is few
-    assert heads.eval()._sampled([instances]) == [instances]
+
+
+@pytest.mark.parametrize("name", ["mask", "keypoint"])
+def test_mask_and_keypoint_heads_see_samples_in_training_alone(name, monkeypatch):
+    heads = build("faster_rcnn").roi_heads
+    monkeypatch.setattr(heads, f"_every_{name}", lambda features, instances: instances)
+    monkeypatch.setattr(heads, "_sampled", lambda instances: instances[:1])
+    for heads.training, seen in ((True, [1]), (False, [1, 2])):
+        assert getattr(heads, f"_forward_{name}")({}, [1, 2]) == seen
 
 
 def test_the_baselines_box_loss_has_a_weight():
@@ -255,3 +267,24 @@ def test_the_baselines_box_loss_has_a_weight():
         found[weight], _ = losses(build("retinanet", *opts), batch())
     assert found[2.0]["loss_cls"] == found[1.0]["loss_cls"]
     torch.testing.assert_close(found[2.0]["loss_box_reg"], 2 * found[1.0]["loss_box_reg"])
+
+
+@pytest.mark.parametrize("detector", KINDS)
+def test_the_loss_is_read_when_a_detector_first_trains(detector, tmp_path):
+    path = tmp_path / "loss.json"
+    model, inputs = build(detector, "MODEL.PARAM_AP.LOSS", str(path)), batch(detector, 1)
+    assert not [name for name in model.state_dict() if "ap_loss" in name]
+    model.eval()
+    with torch.no_grad():
+        model(inputs)
+    with pytest.raises(LossFileError, match="loss.json.*no such file"):
+        losses(model, inputs)
+    preset = "retinanet-coco" if detector in ONE_STAGE else "fasterrcnn-coco"
+    save_loss(path, load_loss(preset))
+    found, _ = losses(model, inputs)
+    assert all(torch.isfinite(v) for v in found.values())
+
+
+def test_a_quality_that_there_is_not_is_told_when_a_detector_is_built():
+    with pytest.raises(ValueError, match="quality must be one of giou, iou, l1, not 'diou'"):
+        build("retinanet", "MODEL.PARAM_AP.QUALITY", "diou")
