@@ -28,6 +28,8 @@ EXAMPLES = """
     paramap evolve --config-file CONFIG --metric AP50 --output-dir OUT SOLVER.MAX_ITER 50
   a LazyConfig of a Faster R-CNN: one head, with the published loss for the other:
     paramap evolve --config-file CONFIG.py --heads roi --fixed fasterrcnn-coco --output-dir OUT train.max_iter=50
+  data sets, models and a DefaultTrainer of one's own (docs/own_project.md):
+    paramap evolve --config-file CONFIG --import my_project --output-dir OUT PROXY.TRAINER my_project:Trainer
   a search to be left alone: hopeless proxies end early, survivors are trained from up to 3 seeds, the best three for
   300 iterations, on a Ray cluster:
     paramap evolve --config-file CONFIG --population 16 --generations 20 --workers 16 --stop median --reevaluate 3 \\
@@ -39,6 +41,15 @@ def build_parser() -> CommandParser:
     p = CommandParser("evolve", DESCRIPTION, EXAMPLES)
     p.add_argument(
         "--config-file", required=True, metavar="FILE", help="a YAML config or LazyConfig (.py) with this loss"
+    )
+    p.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="import it in the search and in every worker, for the data sets, models or PROXY.TRAINER that the config "
+        "names; its add_…_config functions add their keys; may be given several times",
     )
     p.add_argument("--output-dir", required=True, metavar="OUT", help="folder of the search")
     p.add_argument("--population", type=at_least(1), default=8, help="individuals of a generation (default 8)")

@@ -6,7 +6,29 @@ from detectron2.config import CfgNode
 
 
 def add_paramap_config(cfg: CfgNode) -> None:
-    """Add the project's keys to a Detectron2 config."""
+    """Register the project's models and add its keys to a Detectron2 config: all that a script of one's own needs.
+
+    A key that is there already, of an earlier call or of another project, keeps its value.
+    """
+    import paramap_d2.modeling  # noqa: F401  registers the models
+
+    ours = CfgNode()
+    for section in ("MODEL", "SOLVER", "INPUT"):
+        ours[section] = CfgNode()
+    ours.MODEL.RETINANET = CfgNode()
+    _add_keys(ours)
+    _add_missing(cfg, ours)
+
+
+def _add_missing(cfg: CfgNode, ours: CfgNode) -> None:
+    for key, value in ours.items():
+        if key not in cfg:
+            cfg[key] = value
+        elif isinstance(value, CfgNode):
+            _add_missing(cfg[key], value)
+
+
+def _add_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PARAM_AP = CfgNode()
     # The loss: the name of a preset (paramap_d2.losses.list_presets()) or the path of a loss file, such as the
     # best.json of a search.
@@ -79,4 +101,7 @@ def add_paramap_config(cfg: CfgNode) -> None:
 
     # What a search changes in this config for its short trainings: a list of keys and values, as on a command line.
     cfg.PROXY = CfgNode()
+    # "module:Class", a DefaultTrainer subclass of one's own that a search trains with: its are the model, the loaders,
+    # the mapper, the optimizer and the evaluator, the search's the hooks and checkpoints. "": the project's own.
+    cfg.PROXY.TRAINER = ""
     cfg.PROXY.OPTS = []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import difflib
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyConfig
@@ -49,17 +51,7 @@ def read_lazy_config(config_file: str | os.PathLike[str], opts: Sequence[str] = 
         ConfigError: no such file, one that cannot be executed, a part missing, an option that does not fit.
     """
     path = os.fspath(config_file)
-    if not os.path.isfile(path):
-        raise ConfigError(f"config file {path} does not exist")
-    importer = builtins.__import__
-    try:
-        loaded = LazyConfig.load(path)
-    except Exception as error:  # a config is a program: anything
-        raise ConfigError(f"config file {path}{_where(error, path)}: {_what(error)}") from None
-    finally:
-        builtins.__import__ = importer  # Detectron2 leaves its own behind when a config fails
-    if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"config file {path} holds no config")
+    loaded = execute(path)
     cfg = DictConfig(DEFAULTS, flags={"allow_objects": True})
     if not _cuda():  # as for YAML configs
         cfg.train.device = "cpu"
@@ -71,6 +63,35 @@ def read_lazy_config(config_file: str | os.PathLike[str], opts: Sequence[str] = 
             raise ConfigError(f"config file {path} defines no {key}; a LazyConfig to train has {', '.join(REQUIRED)}")
     apply_options(cfg, opts)
     return cfg
+
+
+_executed: dict[str, tuple[dict[str, int], DictConfig]] = {}
+
+
+def execute(config_file: str | os.PathLike[str]) -> DictConfig:
+    """What a config file defines. It is executed once a process, for it may register data sets, which can be done but
+    once; again where a Python file in its folder or a folder of that has changed.
+
+    Raises:
+        ConfigError: no such file, or one that cannot be executed.
+    """
+    path = os.fspath(config_file)
+    if not os.path.isfile(path):
+        raise ConfigError(f"config file {path} does not exist")
+    file = Path(path).resolve()
+    state = {str(p): p.stat().st_mtime_ns for glob in ("*.py", "*/*.py") for p in file.parent.glob(glob)}
+    if _executed.get(str(file), ({}, None))[0] != state:
+        importer = builtins.__import__
+        try:
+            loaded = LazyConfig.load(path)
+        except Exception as error:  # a config is a program: anything
+            raise ConfigError(f"config file {path}{_where(error, path)}: {_what(error)}") from None
+        finally:
+            builtins.__import__ = importer  # Detectron2 leaves its own behind when a config fails
+        if not isinstance(loaded, DictConfig):
+            raise ConfigError(f"config file {path} holds no config")
+        _executed[str(file)] = state, loaded
+    return copy.deepcopy(_executed[str(file)][1])
 
 
 def _cuda() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -11,9 +11,17 @@ from detectron2.config import CfgNode, get_cfg
 from .checks import ConfigError
 from .keys import add_paramap_config
 
+AddKeys = Callable[[CfgNode], None]
+"""Adds a project's keys to a config, as its ``add_…_config`` does."""
 
-def read_config(config_file: str | os.PathLike[str], opts: Sequence[object] = ()) -> CfgNode:
+
+def read_config(
+    config_file: str | os.PathLike[str], opts: Sequence[object] = (), add_keys: Sequence[AddKeys] = ()
+) -> CfgNode:
     """A Detectron2 config with the project's keys, from a YAML file and KEY VALUE pairs.
+
+    Args:
+        add_keys: of other projects whose keys the config has, too.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key, a value of a wrong type, a key without a value.
@@ -21,8 +29,7 @@ def read_config(config_file: str | os.PathLike[str], opts: Sequence[object] = ()
     path = os.fspath(config_file)
     if not os.path.isfile(path):
         raise ConfigError(f"config file {path} does not exist")
-    cfg = get_cfg()
-    add_paramap_config(cfg)
+    cfg = _empty(add_keys)
     if not torch.cuda.is_available():  # Detectron2's own default is "cuda", whatever the machine has
         cfg.MODEL.DEVICE = "cpu"
     try:
@@ -53,9 +60,15 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def parse_config(text: str) -> CfgNode:
+def parse_config(text: str, add_keys: Sequence[AddKeys] = ()) -> CfgNode:
     """A config with the project's keys from its own dump."""
-    cfg = get_cfg()
-    add_paramap_config(cfg)
+    cfg = _empty(add_keys)
     cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+    return cfg
+
+
+def _empty(add_keys: Sequence[AddKeys]) -> CfgNode:
+    cfg = get_cfg()
+    for add in (add_paramap_config, *add_keys):
+        add(cfg)
     return cfg

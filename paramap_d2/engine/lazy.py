@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import islice
 from typing import Any
 
 import torch
@@ -67,15 +68,19 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
     trainer.train(start, cfg.train.max_iter)
 
 
-def evaluate(cfg: DictConfig, model: torch.nn.Module, images: int | None = None) -> dict[str, Any]:
+def evaluate(
+    cfg: DictConfig, model: torch.nn.Module, images: int | None = None, first: int | None = None
+) -> dict[str, Any]:
     """Figures of the config's evaluator on its test data, by task; empty without an evaluator.
 
     Args:
         images: of one size that the model is given together; None for what the config's loader gives.
+        first: so many batches of the loader alone; None for all.
     """
     if "evaluator" not in cfg.dataloader:
         return {}
     loader = instantiate(cfg.dataloader.test)
+    loader = loader if first is None else list(islice(loader, first))
     loader = loader if images is None else SameSizeBatches(loader, images)
     results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
     if comm.is_main_process():

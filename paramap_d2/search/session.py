@@ -28,6 +28,8 @@ from .algorithms import Algorithm, build_algorithm
 from .candidates import Candidate, best_candidate, fitness_text
 from .evolution import Schedule, SearchProgress, evolve, generation_line, open_store, write_results
 from .executors.local import Executor, InlineExecutor, ProcessExecutor, processors
+from .main_guard import check_main_guard
+from .metric import check_metric
 from .proxies.config import ProxyConfig, read_proxy_config
 from .proxies.proxy import Proxy
 from .space import Genome, SearchSpace
@@ -71,6 +73,7 @@ class SearchOptions:
     ray_address: str | None = None
     cpus_per_proxy: float | None = None
     gpus_per_proxy: float | None = None
+    imports: Sequence[str] = ()
     opts: Sequence[str] = field(default_factory=list)
 
 
@@ -82,7 +85,7 @@ def run_search(options: SearchOptions) -> Candidate | None:
     """
     folder = Path(options.output_dir)
     schedule = _schedule(options)
-    config = read_proxy_config(options.config_file, options.opts)
+    config = read_proxy_config(options.config_file, options.opts, options.imports)
     searched, fixed = _searched_and_fixed(options, config.heads)
     space = SearchSpace(searched, options.points, options.mode, options.fix_grad_scale, fixed)
     initial = _first_individuals(options, config, space)
@@ -106,6 +109,8 @@ def run_search(options: SearchOptions) -> Candidate | None:
         settings["rounds"] = rounds  # its spread shrinks with them
     executor = _executor(options)
     try:
+        if not options.resume:
+            check_metric(config, options.metric, executor)
         with _only_one(folder, options.resume), open_store(folder, settings, options.resume) as store:
             store.write_settings(
                 {
@@ -115,6 +120,7 @@ def run_search(options: SearchOptions) -> Candidate | None:
                     "final_iterations": schedule.final_iterations,
                     "config_file": options.config_file,
                     "opts": list(options.opts),
+                    "imports": list(options.imports),
                     "loss_keys": config.loss_keys,
                     "executor": options.executor,
                     "workers": options.workers,
@@ -277,6 +283,7 @@ def _executor(options: SearchOptions) -> Executor:
             raise UserError("the inline executor has one worker and no time limit; use --executor process")
         return InlineExecutor()
     if options.executor == "process":
+        check_main_guard("run_search")
         return ProcessExecutor(options.workers, options.timeout)
     from .executors.ray import RayExecutor
 

@@ -16,6 +16,7 @@ class FakeConfig:
     loss = "linear"
     loss_keys = ["MODEL.PARAM_AP.LOSS"]
     settings = {"SOLVER.MAX_ITER": "10"}
+    own_evaluator = False
 
     def __init__(self, *heads):
         self.heads = heads
@@ -37,7 +38,7 @@ class FakeExecutor:
 @pytest.fixture
 def search(tmp_path, monkeypatch):
     def run(detector, **more):
-        monkeypatch.setattr(session, "read_proxy_config", lambda file, opts: FakeConfig(*detector))
+        monkeypatch.setattr(session, "read_proxy_config", lambda file, opts, imports: FakeConfig(*detector))
         monkeypatch.setattr(session, "_executor", lambda options: FakeExecutor())
         options = {"population": 4, "generations": 2, "points": 1, "init": ["linear"], **more}
         return run_search(SearchOptions("config.yaml", str(tmp_path / "out"), **options))

@@ -11,14 +11,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from paramap_d2.errors import UserError
 
+from .user_code import UserCode
+
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
-    from detectron2.engine import HookBase
+    from detectron2.engine import DefaultTrainer, HookBase
+    from omegaconf import DictConfig
 
 
 Results = Mapping[str, Mapping[str, float]]
@@ -34,6 +38,11 @@ class ProxyConfig(Protocol):
     loss: str  # the preset or loss file that the config names
     loss_keys: list[str]  # the config's keys that name it
     settings: Mapping[str, str]  # everything that makes two searches the same, by key
+    own_evaluator: bool  # whether the figures are those of an evaluator that is not the project's
+
+    def untrained(self, folder: Path) -> Results:
+        """The figures of the untrained model on two images: what an evaluator gives, if not how much."""
+        ...
 
     def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
         """Train from the seed with a loss file, without checkpoints or events; the figures on the test data.
@@ -45,31 +54,38 @@ class ProxyConfig(Protocol):
         ...
 
 
-def read_proxy_config(config_file: str | os.PathLike[str], opts: Sequence[str] = ()) -> ProxyConfig:
+def read_proxy_config(
+    config_file: str | os.PathLike[str], opts: Sequence[str] = (), imports: Sequence[str] = ()
+) -> ProxyConfig:
     """A config file (.py: a LazyConfig) with its proxy options and those given, which have the last word.
+
+    Args:
+        imports: modules to import before the config is read, and in every process that trains it.
 
     Raises:
         UserError: it cannot be read, its data is not there, its detector has no loss to search, nothing evaluates it.
     """
     kind = LazyProxyConfig if os.fspath(config_file).endswith(".py") else YamlProxyConfig
-    return kind.read(config_file, opts)
+    return kind.read(config_file, opts, UserCode.named(imports))
 
 
 @dataclass(frozen=True)
 class YamlProxyConfig:
-    """A Detectron2 config; its proxy options are PROXY.OPTS."""
+    """A Detectron2 config; its proxy options are PROXY.OPTS, its trainer is PROXY.TRAINER."""
 
     text: str
     heads: tuple[str, ...]
     loss: str
     settings: Mapping[str, str]
+    own_evaluator: bool
+    code: UserCode
     loss_keys = ["MODEL.PARAM_AP.LOSS"]
 
     @classmethod
-    def read(cls, config_file: str | os.PathLike[str], opts: Sequence[str]) -> YamlProxyConfig:
+    def read(cls, config_file: str | os.PathLike[str], opts: Sequence[str], code: UserCode) -> YamlProxyConfig:
         from paramap_d2.config import check_config, detector_heads, merge_options, read_config
 
-        cfg = read_config(config_file, opts)
+        cfg = read_config(config_file, opts, code.add_keys())
         merge_options(cfg, cfg.PROXY.OPTS)
         merge_options(cfg, opts)
         cfg.VIS_PERIOD = 0
@@ -79,24 +95,32 @@ class YamlProxyConfig:
         check_config(cfg)
         if not cfg.DATASETS.TEST:
             raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
+        if cfg.PROXY.TRAINER:
+            code.trainer(cfg.PROXY.TRAINER)
         own = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "PROXY.OPTS", *cls.loss_keys)
-        return cls(cfg.dump(), heads, cfg.MODEL.PARAM_AP.LOSS, _without(_flat(cfg), own))
+        settings = _without(_flat(cfg), own)
+        return cls(cfg.dump(), heads, cfg.MODEL.PARAM_AP.LOSS, settings, bool(cfg.PROXY.TRAINER), code)
 
-    def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
-        from detectron2.engine import hooks
-        from detectron2.utils.env import seed_all_rng
-
+    def _cfg(self) -> CfgNode:
         from paramap_d2.config import parse_config
+
+        return parse_config(self.text, self.code.add_keys())
+
+    def _trainer(self, cfg: CfgNode) -> type[DefaultTrainer]:
+        from detectron2.engine import hooks
+
         from paramap_d2.data import build_evaluator
         from paramap_d2.engine import Trainer
-        from paramap_d2.engine.cpu_speed import SameSizeBatches, fast_training
+        from paramap_d2.engine.cpu_speed import SameSizeBatches
 
-        class ProxyTrainer(Trainer):
+        class ProxyTrainer(self.code.trainer(cfg.PROXY.TRAINER) if cfg.PROXY.TRAINER else Trainer):
             def build_hooks(self) -> list[HookBase]:
                 return [hooks.LRScheduler()]
 
             @classmethod
-            def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> Any:
+            def build_evaluator(cls, cfg: CfgNode, dataset_name: str, *args: Any, **options: Any) -> Any:
+                if cfg.PROXY.TRAINER:
+                    return super().build_evaluator(cfg, dataset_name, *args, **options)
                 return build_evaluator(dataset_name, voc=False)  # the fitness is one of COCO's figures; no files
 
             @classmethod
@@ -105,7 +129,26 @@ class YamlProxyConfig:
                 fast = cfg.MODEL.PARAM_AP.FAST_CPU
                 return SameSizeBatches(loader, cfg.SOLVER.IMS_PER_BATCH) if fast else loader
 
-        cfg = parse_config(self.text)
+        return ProxyTrainer
+
+    def untrained(self, folder: Path) -> Results:
+        cfg = self._cfg()
+        cfg.OUTPUT_DIR = str(folder)
+        cfg.freeze()
+
+        class Two(self._trainer(cfg)):
+            @classmethod
+            def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+                return list(islice(super().build_test_loader(cfg, dataset_name), 2))
+
+        return _of_first(Two.test(cfg, Two.build_model(cfg)), cfg)
+
+    def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
+        from detectron2.utils.env import seed_all_rng
+
+        from paramap_d2.engine.cpu_speed import fast_training
+
+        cfg = self._cfg()
         cfg.MODEL.PARAM_AP.LOSS = str(loss_file)
         cfg.OUTPUT_DIR = str(folder)
         cfg.SEED = seed
@@ -113,12 +156,11 @@ class YamlProxyConfig:
         cfg.freeze()
         with fast_training() if cfg.MODEL.PARAM_AP.FAST_CPU else nullcontext():
             seed_all_rng(seed)
-            trainer = ProxyTrainer(cfg)
+            trainer = self._trainer(cfg)(cfg)
             trainer.resume_or_load(resume=False)
 
             def evaluate() -> Results:
-                results = trainer.test(cfg, trainer.model)
-                return results[cfg.DATASETS.TEST[0]] if len(cfg.DATASETS.TEST) > 1 else results
+                return _of_first(trainer.test(cfg, trainer.model), cfg)
 
             trainer.register_hooks([watch(evaluate)])
             trainer.train()
@@ -134,13 +176,18 @@ class LazyProxyConfig:
     loss: str
     loss_keys: list[str]
     settings: Mapping[str, str]
+    own_evaluator: bool
+    code: UserCode
+    config_file: str  # executed where it is trained, too, for what it registers
 
     @classmethod
-    def read(cls, config_file: str | os.PathLike[str], opts: Sequence[str]) -> LazyProxyConfig:
+    def read(cls, config_file: str | os.PathLike[str], opts: Sequence[str], code: UserCode) -> LazyProxyConfig:
         import cloudpickle
 
         from paramap_d2.config import lazy as lazy_config
+        from paramap_d2.data import build_evaluator
 
+        code.load()
         cfg = lazy_config.read_lazy_config(config_file, opts)
         lazy_config.apply_options(cfg, cfg.proxy.opts)
         lazy_config.apply_options(cfg, opts)
@@ -155,26 +202,47 @@ class LazyProxyConfig:
         keys = lazy_config.loss_keys(cfg)
         own = ("train.output_dir", "train.seed", "train.device", *keys)
         settings = {k: v for k, v in lazy_config.settings(cfg).items() if not k.startswith("proxy.opts")}
-        loss = lazy_config.OmegaConf.select(cfg, keys[0])
-        return cls(cloudpickle.dumps(cfg), heads, loss, keys, _without(settings, own))
+        return cls(
+            cloudpickle.dumps(cfg),
+            heads,
+            lazy_config.OmegaConf.select(cfg, keys[0]),
+            keys,
+            _without(settings, own),
+            lazy_config.target(cfg.dataloader.evaluator) is not build_evaluator,
+            code,
+            os.path.abspath(config_file),
+        )
+
+    def _cfg(self, folder: Path) -> DictConfig:
+        from paramap_d2.config import lazy as lazy_config
+
+        self.code.load()
+        lazy_config.execute(self.config_file)
+        cfg = pickle.loads(self.pickled)
+        cfg.train.output_dir = str(folder)
+        if not self.own_evaluator:  # as for YAML configs
+            cfg.dataloader.evaluator.voc = False
+            cfg.dataloader.evaluator.output_dir = None
+        return cfg
+
+    def untrained(self, folder: Path) -> Results:
+        from paramap_d2.engine import lazy as lazy_training
+
+        cfg = self._cfg(folder)
+        return lazy_training.evaluate(cfg, lazy_training.build_model(cfg), first=2)
 
     def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
         from detectron2.checkpoint import DetectionCheckpointer
         from detectron2.utils.env import seed_all_rng
 
         from paramap_d2.config import lazy as lazy_config
-        from paramap_d2.data import build_evaluator
         from paramap_d2.engine import lazy as lazy_training
         from paramap_d2.engine.cpu_speed import fast_training
 
-        cfg = pickle.loads(self.pickled)
+        cfg = self._cfg(folder)
         lazy_config.set_loss(cfg, str(loss_file))
-        cfg.train.output_dir = str(folder)
         cfg.train.seed = seed
         cfg.train.max_iter = iterations or cfg.train.max_iter
-        if lazy_config.target(cfg.dataloader.evaluator) is build_evaluator:  # as for YAML configs
-            cfg.dataloader.evaluator.voc = False
-            cfg.dataloader.evaluator.output_dir = None
         with fast_training() if cfg.train.fast_cpu else nullcontext():
             seed_all_rng(seed)
             trainer = lazy_training.build_trainer(cfg)
@@ -187,6 +255,11 @@ class LazyProxyConfig:
             trainer.register_hooks([watch(evaluate)])
             trainer.train(0, cfg.train.max_iter)
             return evaluate()
+
+
+def _of_first(results: Mapping[str, Any], cfg: CfgNode) -> Results:
+    """Of several data sets the figures of the first."""
+    return results.get(cfg.DATASETS.TEST[0], {}) if len(cfg.DATASETS.TEST) > 1 else results
 
 
 def _no_loss(config_file: str | os.PathLike[str], detector: str) -> UserError:

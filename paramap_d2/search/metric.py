@@ -1,0 +1,45 @@
+"""Whether an evaluator gives the figure that is to be the fitness, known before anything is trained."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from paramap_d2.errors import UserError
+
+from .executors.local import Executor, attempt
+from .proxies.config import ProxyConfig
+from .proxies.proxy import Outcome, Task
+
+COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+"""What the project's own evaluator always gives; and the AP of each class."""
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Evaluates the untrained detector on two images: in a worker, where a search's process would keep its memory."""
+
+    config: ProxyConfig
+
+    def __call__(self, task: Task) -> Outcome:
+        with tempfile.TemporaryDirectory() as folder:
+            results = self.config.untrained(Path(folder))
+        return Outcome("finished", metrics={f"{kind}/{name}": 0.0 for kind, part in results.items() for name in part})
+
+
+def check_metric(config: ProxyConfig, metric: str, executor: Executor) -> None:
+    """
+    Raises:
+        UserError: the config's evaluator fails, or gives no such figure; the message has those that it gives.
+    """
+    if not config.own_evaluator and metric in COCO:
+        return
+    ((_, outcome),) = executor.run(partial(attempt, Untrained(config)), [Task(0, 0, [], 0)])
+    if outcome.status != "finished":
+        raise UserError(f"the untrained detector cannot be evaluated on two images: {outcome.error}")
+    if f"bbox/{metric}" not in outcome.metrics:
+        boxes = [name.removeprefix("bbox/") for name in outcome.metrics if name.startswith("bbox/")]
+        given = f"of boxes (bbox) it gives {', '.join(boxes)}" if boxes else "it gives no figures of boxes (bbox)"
+        raise UserError(f"--metric {metric}: the evaluator gives no such figure; {given}")

@@ -1,0 +1,42 @@
+from dataclasses import dataclass
+
+import pytest
+
+from paramap_d2.errors import UserError
+from paramap_d2.search.executors.local import InlineExecutor
+from paramap_d2.search.metric import check_metric
+
+
+@dataclass
+class Config:
+    results: dict
+    own_evaluator: bool = True
+
+    def untrained(self, folder):
+        assert folder.is_dir()
+        if isinstance(self.results, Exception):
+            raise self.results
+        return self.results
+
+
+def test_a_figure_that_an_own_evaluator_gives():
+    check_metric(Config({"bbox": {"mAP": float("nan"), "F1": 0.0}}), "F1", InlineExecutor())
+
+
+def test_the_projects_evaluator_is_not_asked_for_what_it_always_gives():
+    check_metric(Config(RuntimeError("asked"), own_evaluator=False), "AP50", InlineExecutor())
+    check_metric(Config({"bbox": {"AP-circle": 1.0}}, own_evaluator=False), "AP-circle", InlineExecutor())
+
+
+@pytest.mark.parametrize(
+    "results, words",
+    [
+        ({"bbox": {"mAP": 1.0, "F1": 0.5}}, "--metric AP: .* it gives mAP, F1"),
+        ({"segm": {"AP": 1.0}}, "--metric AP: .* it gives no figures of boxes"),
+        ({}, "--metric AP: .* it gives no figures of boxes"),
+        (KeyError("no such thing"), "cannot be evaluated on two images: KeyError: 'no such thing'"),
+    ],
+)
+def test_what_is_told_before_anything_is_trained(results, words):
+    with pytest.raises(UserError, match=words):
+        check_metric(Config(results), "AP", InlineExecutor())
