@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 
 from paramap_d2.errors import UserError
 from paramap_d2.losses import head_losses, load_loss
+from paramap_d2.losses.quality import QUALITIES
 
 
 class ConfigError(UserError):
@@ -98,4 +99,14 @@ def check_config(cfg: CfgNode) -> None:
         check_pixels(timm.NAME, timm.WEIGHTS, cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD)
     heads = detector_heads(cfg)
     if heads:
-        head_losses(load_loss(cfg.MODEL.PARAM_AP.LOSS), heads, cfg.MODEL.PARAM_AP.LOSS)
+        check_loss(heads, cfg.MODEL.PARAM_AP.LOSS, cfg.MODEL.PARAM_AP.QUALITY)
+
+
+def check_loss(heads: Sequence[str], loss: str, quality: str) -> None:
+    """
+    Raises:
+        UserError: a loss that cannot be read or lacks one of the heads, a kind of box quality that there is not.
+    """
+    if quality not in QUALITIES:
+        raise ConfigError(f"quality (MODEL.PARAM_AP.QUALITY) must be one of {', '.join(QUALITIES)}, not {quality!r}")
+    head_losses(load_loss(loss), tuple(heads), loss)

@@ -18,9 +18,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from paramap_d2.losses import HEADS, head_losses, load_loss
+from paramap_d2.losses import HEADS
 
-from .checks import ConfigError, check_data
+from .checks import ConfigError, check_data, check_loss
 
 REQUIRED = ("model", "optimizer", "lr_multiplier", "dataloader.train", "train.max_iter")
 """What a config that can be trained defines; ``dataloader.test`` and ``dataloader.evaluator`` where it is evaluated."""
@@ -238,7 +238,7 @@ def check_lazy_config(cfg: DictConfig) -> None:
         _check_timm(cfg)
     for head, of_head in _losses(cfg).items():
         for options in of_head:
-            head_losses(load_loss(options.loss), (head,), options.loss)
+            check_loss((head,), options.loss, options.get("quality", "giou"))
 
 
 def _check_timm(cfg: DictConfig) -> None:

@@ -56,8 +56,11 @@ def check_datasets(names: str | Iterable[str]) -> None:
     for name in [names] if isinstance(names, str) else names:
         if name not in DatasetCatalog:
             near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see the names that Detectron2 lists"
-            raise DatasetError(f"data set '{name}' is not registered: {hint}")
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise DatasetError(
+                f"data set '{name}' is not registered: {hint}Name your own COCO files in a file that PARAMAP_DATASETS "
+                "points to, or register it in a module that --import names"
+            )
         metadata = MetadataCatalog.get(name)
         paths = [metadata.get(key) for key in ("dirname", "json_file", "image_root")]
         if metadata.get("dirname") and metadata.get("split"):

@@ -18,6 +18,7 @@ import paramap_d2.data  # registers the data sets
 import paramap_d2.modeling  # noqa: F401  registers the models
 
 from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
+from .trained_loss import TrainedLoss
 
 
 def build_model(cfg: DictConfig) -> torch.nn.Module:
@@ -56,6 +57,7 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
+            TrainedLoss(cfg.train.output_dir),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
             hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, trainer.model)),
             hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), cfg.train.log_period)

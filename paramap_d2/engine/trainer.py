@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
@@ -17,6 +17,7 @@ from paramap_d2.data import build_evaluator, build_train_mapper
 
 from .cpu_speed import channels_last_on_cpu, fused_on_cpu
 from .solver import lr_factors
+from .trained_loss import TrainedLoss
 
 
 class Trainer(DefaultTrainer):
@@ -26,6 +27,9 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         model = super().build_model(cfg)
         return channels_last_on_cpu(model) if cfg.MODEL.PARAM_AP.FAST_CPU else model
+
+    def build_hooks(self) -> list[HookBase]:
+        return [TrainedLoss(self.cfg.OUTPUT_DIR), *super().build_hooks()]
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:

@@ -162,8 +162,10 @@ def head_losses(heads: Mapping[str, HeadLoss], wanted: tuple[str, ...], source: 
     """
     missing = [head for head in wanted if head not in heads]
     if missing:
+        fitting = [name for name in _presets() if name != source and set(wanted) <= set(load_loss(name))]
+        hint = f" ({', '.join(sorted(fitting))} would fit)" if fitting else ""
         raise LossFileError(
             f"loss {source} has no head {', '.join(map(repr, missing))}, which this detector needs; "
-            f"it has {', '.join(map(repr, heads))}"
+            f"it has {', '.join(map(repr, heads))}{hint}"
         )
     return [heads[head] for head in wanted]

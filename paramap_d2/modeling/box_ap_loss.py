@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage, has_event_storage
-from torch import Tensor
+from torch import Tensor, nn
 
 from paramap_d2.losses import APLossTerms, HeadLoss, ParameterizedAPLoss, box_quality, head_losses, load_loss
 from paramap_d2.losses.quality import QUALITIES
+
+logger = logging.getLogger(__name__)
 
 
 class BoxAPLoss:
@@ -92,6 +95,27 @@ class BoxAPLoss:
             if len(positive):
                 storage.put_scalar(f"param_ap/{self.head}{suffix}_quality", quality.detach().mean())
         return terms
+
+
+def box_ap_losses(model: nn.Module) -> dict[str, BoxAPLoss]:
+    """The losses that a model trains with, by head; of several of a head, which have the same functions, the first."""
+    found: dict[str, BoxAPLoss] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, BoxAPLoss):
+                found.setdefault(value.head, value)
+    return found
+
+
+@cache
+def warn_of_score_threshold(detector: str, key: str, threshold: float) -> None:
+    """Say once what a score threshold above 0 costs."""
+    if threshold > 0:
+        logger.warning(
+            f"{detector}: {key} is {threshold:g}, and scores of the Parameterized AP Loss are no probabilities: in our "
+            "trainings false detections came to about 0.01 and true ones to 0.1; a threshold of 0.05 cost a fifth of "
+            "AP, one of 0.5 left nothing. Set it to 0, or calibrate the checkpoint (paramap calibrate)."
+        )
 
 
 def param_ap_options(cfg: CfgNode) -> dict[str, Any]:

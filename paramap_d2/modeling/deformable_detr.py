@@ -12,6 +12,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from .box_ap_loss import box_ap_losses, warn_of_score_threshold
 from .detr_criterion import build_criterion
 from .transformers_adapter import build_detr, decode
 
@@ -106,6 +107,8 @@ class ParamAPDeformableDETR(nn.Module):
             with_box_refine=box_refine,
         )
         self.criterion = criterion
+        if box_ap_losses(criterion):
+            warn_of_score_threshold(type(self).__name__, "MODEL.DEFORMABLE_DETR.SCORE_THRESH_TEST", score_thresh)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

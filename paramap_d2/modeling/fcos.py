@@ -12,7 +12,7 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
 
-from .box_ap_loss import BoxAPLoss
+from .box_ap_loss import BoxAPLoss, warn_of_score_threshold
 
 
 class ParamAPFCOS(FCOS):
@@ -30,6 +30,7 @@ class ParamAPFCOS(FCOS):
     def __init__(self, *, param_ap: Mapping[str, Any], **kwargs):
         super().__init__(**kwargs)
         self.box_ap_loss = BoxAPLoss("dense", **param_ap)
+        warn_of_score_threshold(type(self).__name__, "test_score_thresh", self.test_score_thresh)
 
     @torch.jit.unused
     def losses(

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.structures import Boxes
 from torch import Tensor
 
-from .box_ap_loss import BoxAPLoss, param_ap_options
+from .box_ap_loss import BoxAPLoss, param_ap_options, warn_of_score_threshold
 
 
 @META_ARCH_REGISTRY.register()
@@ -31,6 +31,7 @@ class ParamAPRetinaNet(RetinaNet):
     def __init__(self, *, param_ap: Mapping[str, Any], **kwargs):
         super().__init__(**kwargs)
         self.box_ap_loss = BoxAPLoss("dense", **param_ap)
+        warn_of_score_threshold(type(self).__name__, "MODEL.RETINANET.SCORE_THRESH_TEST", self.test_score_thresh)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

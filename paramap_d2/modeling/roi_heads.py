@@ -11,7 +11,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, F
 from detectron2.structures import Instances
 from torch import Tensor
 
-from .box_ap_loss import BoxAPLoss, param_ap_options
+from .box_ap_loss import BoxAPLoss, param_ap_options, warn_of_score_threshold
 
 
 class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
@@ -29,6 +29,7 @@ class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
     def __init__(self, input_shape: ShapeSpec, *, param_ap: Mapping[str, Any], **kwargs):
         super().__init__(input_shape, **kwargs)
         self.box_ap_loss = BoxAPLoss("roi", **param_ap)
+        warn_of_score_threshold(type(self).__name__, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", self.test_score_thresh)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

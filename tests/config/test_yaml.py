@@ -66,6 +66,7 @@ def test_bad_configs_are_one_line(file, text, opts, message):
         (["MODEL.RETINANET.NUM_CLASSES", "5"], "shapes_train has 3 classes, and the config's detector 5"),
         (["SOLVER.OPTIMIZER", "LION"], "SOLVER.OPTIMIZER must be SGD or ADAMW, not LION"),
         (["MODEL.PARAM_AP.LOSS", "nowhere"], "'nowhere' is neither a preset"),
+        (["MODEL.PARAM_AP.QUALITY", "diou"], "QUALITY. must be one of giou, iou, l1, not 'diou'"),
         (
             ["MODEL.PARAM_AP.LOSS", "fasterrcnn-coco"],
             "has no head 'dense', which this detector needs; it has 'rpn', 'roi'",

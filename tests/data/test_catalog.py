@@ -19,7 +19,7 @@ def test_unknown_name_lists_near_ones():
 
 
 def test_unknown_name_near_to_none():
-    with pytest.raises(DatasetError, match="'q' is not registered: see"):
+    with pytest.raises(DatasetError, match="'q' is not registered: Name .* PARAMAP_DATASETS .* --import"):
         check_datasets("q")
 
 

@@ -173,3 +173,10 @@ def test_a_head_that_is_missing_is_named():
     assert head_losses(heads, ("roi", "rpn"), "x") == [heads["roi"], heads["rpn"]]
     with pytest.raises(LossFileError, match="loss x.json has no head 'dense', .* it has 'rpn', 'roi'|'roi', 'rpn'"):
         head_losses(heads, ("dense",), "x.json")
+
+
+def test_a_preset_that_would_fit_the_detector_is_named():
+    with pytest.raises(LossFileError, match=r"it has 'dense' \(fasterrcnn-coco would fit\)"):
+        head_losses(load_loss("retinanet-coco"), ("rpn", "roi"), "retinanet-coco")
+    with pytest.raises(LossFileError, match="it has 'dense'$"):
+        head_losses(load_loss("retinanet-coco"), ("detr",), "retinanet-coco")

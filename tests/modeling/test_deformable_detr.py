@@ -21,6 +21,7 @@ from paramap_d2.engine import Trainer
 from paramap_d2.errors import UserError
 from paramap_d2.losses import LossFileError
 from paramap_d2.modeling import ParamAPCriterion, ParamAPDeformableDETR
+from paramap_d2.modeling.box_ap_loss import warn_of_score_threshold
 
 CONFIG = CONFIGS / "shapes_deformable_detr_R_18.yaml"
 
@@ -214,3 +215,11 @@ def test_configs_build(path):
     optimizer = Trainer.build_optimizer(cfg, model)
     Trainer.build_lr_scheduler(cfg, optimizer)
     merge_options(cfg, cfg.PROXY.OPTS)
+
+
+def test_a_score_threshold_is_warned_of_where_the_loss_is_no_classifier(caplog):
+    warn_of_score_threshold.cache_clear()
+    detector(score_thresh=0.0), detector(score_thresh=0.3, criterion="focal")
+    assert not caplog.records
+    detector(score_thresh=0.3)
+    assert "MODEL.DEFORMABLE_DETR.SCORE_THRESH_TEST is 0.3" in caplog.text

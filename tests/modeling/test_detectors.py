@@ -12,6 +12,7 @@ from detectron2.structures import Boxes, Instances
 
 from paramap_d2.losses import LossFileError, box_quality, load_loss, save_loss
 from paramap_d2.modeling import BoxAPLoss
+from paramap_d2.modeling.box_ap_loss import warn_of_score_threshold
 
 KINDS = sorted(DETECTORS)
 ONE_STAGE = ["retinanet", "fcos"]
@@ -288,3 +289,15 @@ def test_the_loss_is_read_when_a_detector_first_trains(detector, tmp_path):
 def test_a_quality_that_there_is_not_is_told_when_a_detector_is_built():
     with pytest.raises(ValueError, match="quality must be one of giou, iou, l1, not 'diou'"):
         build("retinanet", "MODEL.PARAM_AP.QUALITY", "diou")
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn", "cascade_rcnn"])
+def test_a_score_threshold_is_warned_of_once(detector, caplog):
+    warn_of_score_threshold.cache_clear()
+    section = "RETINANET" if detector == "retinanet" else "ROI_HEADS"
+    build(detector, f"MODEL.{section}.SCORE_THRESH_TEST", "0.0")
+    assert not [r for r in caplog.records if "SCORE_THRESH" in r.message]
+    for _ in range(2):
+        build(detector, f"MODEL.{section}.SCORE_THRESH_TEST", "0.05")
+    (record,) = [r for r in caplog.records if "SCORE_THRESH" in r.message]
+    assert f"MODEL.{section}.SCORE_THRESH_TEST is 0.05" in record.message and "a fifth of AP" in record.message

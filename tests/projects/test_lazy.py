@@ -217,6 +217,7 @@ def test_an_option_that_does_not_fit_is_one_line(option, message):
     [
         (RETINANET, "model.param_ap.loss=fasterrcnn-coco", "loss fasterrcnn-coco has no head 'dense'"),
         (FASTER, "param_ap.loss=retinanet-coco", "loss retinanet-coco has no head 'rpn'"),
+        (RETINANET, "+model.param_ap.quality=diou", "must be one of giou, iou, l1, not 'diou'"),
         (RETINANET, "model.param_ap.loss=nowhere.json", "'nowhere.json' is neither a preset"),
         (RETINANET, "model.num_classes=80", "data set shapes_train has 3 classes, and the config's detector 80"),
         (RETINANET, "dataloader.train.dataset.names=nope_train", "data set 'nope_train' is not registered"),
