@@ -69,7 +69,8 @@ def check_config(cfg: CfgNode) -> None:
     """
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN names no data set")
-    for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
+    calibrate_on = cfg.MODEL.PARAM_AP.CALIBRATE_ON
+    for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, [calibrate_on] if calibrate_on else []):
         check_data(names, num_classes(cfg))
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
         raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {cfg.SOLVER.OPTIMIZER}")

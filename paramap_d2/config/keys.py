@@ -45,6 +45,10 @@ def _add_keys(cfg: CfgNode) -> None:
     # What makes training on a CPU faster: images and freed memory kept, maps channels last, optimizers' steps in one
     # pass (paramap_d2.engine.cpu_speed). Figures are the same up to rounding; other devices have no need of it.
     cfg.MODEL.PARAM_AP.FAST_CPU = False
+    # A data set that the trained detector's scores are calibrated on at the end of a training (paramap_d2.engine
+    # .calibration): model_calibrated.pth, calibration.json and reliability.png beside model_final.pth, which stays as
+    # trained. Figures of scores on that data set are in-sample. "" calibrates nothing.
+    cfg.MODEL.PARAM_AP.CALIBRATE_ON = ""
 
     # Of the box loss of ParamAPBaselineRetinaNet, a RetinaNet with Detectron2's own losses.
     cfg.MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT = 1.0
@@ -98,6 +102,10 @@ def _add_keys(cfg: CfgNode) -> None:
 
     # Side in pixels of the square that SSD's augmentation resizes to; 0 resizes as INPUT.MIN_SIZE_TRAIN says.
     cfg.INPUT.SSD_SIZE = 0
+
+    # Evaluations also give what scores are good for, under "scores": precision, recall and F1 at 0.5 and at the best
+    # threshold, calibration errors, counts by class; and a reliability diagram among the evaluation's files.
+    cfg.TEST.SCORE_FIGURES = False
 
     # What a search changes in this config for its short trainings: a list of keys and values, as on a command line.
     cfg.PROXY = CfgNode()

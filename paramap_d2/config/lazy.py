@@ -37,6 +37,7 @@ DEFAULTS = {
         "eval_period": 5000,
         "log_period": 20,
         "fast_cpu": False,  # see paramap_d2.engine.cpu_speed
+        "calibrate_on": "",  # a data set, as MODEL.PARAM_AP.CALIBRATE_ON
     },
     # What a search changes in this config for its short trainings: key=value, as on a command line.
     "proxy": {"opts": []},
@@ -236,6 +237,9 @@ def check_lazy_config(cfg: DictConfig) -> None:
             check_data([names] if isinstance(names, str) else list(names), classes)
     if not OmegaConf.select(cfg, "train.init_checkpoint"):
         _check_timm(cfg)
+    if cfg.train.calibrate_on:
+        check_data([cfg.train.calibrate_on], classes)
+        test_loader_of(cfg, cfg.train.calibrate_on)
     for head, of_head in _losses(cfg).items():
         for options in of_head:
             check_loss((head,), options.loss, options.get("quality", "giou"))
@@ -249,6 +253,23 @@ def _check_timm(cfg: DictConfig) -> None:
             images = OmegaConf.select(cfg, "dataloader.train.mapper.image_format")
             mean, std = cfg.model.get("pixel_mean", ()), cfg.model.get("pixel_std", ())
             check_pixels(call.name, call.get("weights", ""), images, list(mean), list(std))
+
+
+def test_loader_of(cfg: DictConfig, name: str) -> DictConfig:
+    """The config's test loader with another data set in the place of its own, to be instantiated.
+
+    Raises:
+        ConfigError: the loader is a user's own, and names no data set.
+    """
+    cfg = copy.deepcopy(cfg)  # whole: the loader may refer to other parts
+    dataset = OmegaConf.select(cfg, "dataloader.test.dataset")
+    if not isinstance(dataset, DictConfig) or "names" not in dataset:
+        raise ConfigError(
+            f"the config's dataloader.test has no dataset.names to put {name} into, so that no detector can be "
+            f"calibrated on it"
+        )
+    dataset.names = name
+    return cfg.dataloader.test
 
 
 def settings(cfg: DictConfig) -> dict[str, str]:

@@ -98,6 +98,7 @@ def build_evaluator(
     tasks: tuple[str, ...] | None = None,
     distributed: bool = True,
     voc: bool = True,
+    scores: str | None = None,
 ) -> DatasetEvaluator:
     """The evaluator of a data set, for `DefaultTrainer.build_evaluator` and for a LazyCall alike.
 
@@ -110,6 +111,7 @@ def build_evaluator(
         tasks: as for COCOEvaluator; None finds them from the predictions.
         distributed: gather the predictions of all ranks.
         voc: give VOC's figures too for data in VOC form. They take longer than COCO's.
+        scores: a folder: give figures of the scores too, under `scores`, and leave a reliability diagram there.
 
     Raises:
         DatasetError: the data set is not registered or not there, or is of another kind.
@@ -122,4 +124,11 @@ def build_evaluator(
         )
     with _in_coco_form(dataset_name):
         coco = _coco_evaluator(dataset_name, tasks=tasks, distributed=distributed, output_dir=output_dir)
-    return coco if kind == "coco" or not voc else DatasetEvaluators([coco, VOCEvaluator(dataset_name)])
+    evaluators = [coco]
+    if kind == "pascal_voc" and voc:
+        evaluators.append(VOCEvaluator(dataset_name))
+    if scores is not None:
+        from .reliability import ScoreEvaluator  # which evaluates by this module
+
+        evaluators.append(ScoreEvaluator(dataset_name, scores))
+    return coco if len(evaluators) == 1 else DatasetEvaluators(evaluators)

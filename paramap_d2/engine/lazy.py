@@ -16,7 +16,9 @@ from omegaconf import DictConfig
 
 import paramap_d2.data  # registers the data sets
 import paramap_d2.modeling  # noqa: F401  registers the models
+from paramap_d2.config.lazy import test_loader_of
 
+from .calibration import CalibrationHook
 from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
 from .trained_loss import TrainedLoss
 
@@ -60,6 +62,7 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
             TrainedLoss(cfg.train.output_dir),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
             hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, trainer.model)),
+            _calibration(cfg, trainer.model) if cfg.train.calibrate_on else None,
             hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), cfg.train.log_period)
             if main
             else None,
@@ -68,6 +71,13 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     trainer.train(start, cfg.train.max_iter)
+
+
+def _calibration(cfg: DictConfig, model: torch.nn.Module) -> CalibrationHook:
+    def build_loader() -> Any:
+        return instantiate(test_loader_of(cfg, cfg.train.calibrate_on))
+
+    return CalibrationHook(model, cfg.train.calibrate_on, build_loader, cfg.train.output_dir)
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 import paramap_d2.modeling  # noqa: F401  registers the models
 from paramap_d2.data import build_evaluator, build_train_mapper
 
+from .calibration import CalibrationHook
 from .cpu_speed import channels_last_on_cpu, fused_on_cpu
 from .solver import lr_factors
 from .trained_loss import TrainedLoss
@@ -28,12 +30,17 @@ class Trainer(DefaultTrainer):
         model = super().build_model(cfg)
         return channels_last_on_cpu(model) if cfg.MODEL.PARAM_AP.FAST_CPU else model
 
-    def build_hooks(self) -> list[HookBase]:
-        return [TrainedLoss(self.cfg.OUTPUT_DIR), *super().build_hooks()]
-
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        return build_evaluator(dataset_name, output_folder)
+        scores = (output_folder or cfg.OUTPUT_DIR) if cfg.TEST.SCORE_FIGURES else None
+        return build_evaluator(dataset_name, output_folder, scores=scores)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        made = [TrainedLoss(self.cfg.OUTPUT_DIR), *super().build_hooks()]
+        if name := self.cfg.MODEL.PARAM_AP.CALIBRATE_ON:
+            loader = partial(self.build_test_loader, self.cfg, name)
+            made.append(CalibrationHook(self.model, name, loader, self.cfg.OUTPUT_DIR))
+        return made
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

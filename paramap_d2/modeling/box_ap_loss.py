@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any
@@ -114,10 +115,18 @@ def warn_of_score_threshold(detector: str, key: str, threshold: float) -> None:
         logger.warning(
             f"{detector}: {key} is {threshold:g}, and scores of the Parameterized AP Loss are no probabilities: in our "
             "trainings false detections came to about 0.01 and true ones to 0.1; a threshold of 0.05 cost a fifth of "
-            "AP, one of 0.5 left nothing. Set it to 0, or calibrate the checkpoint (paramap calibrate)."
+            "AP, one of 0.5 left nothing. Set it to 0 unless the weights are calibrated (paramap calibrate)."
         )
+
+
+def logit(score: float) -> float:
+    """The logit above which sigmoids are above a score; −∞ for 0, which thus keeps all."""
+    if score <= 0:
+        return -math.inf
+    return math.log(score / (1 - score)) if score < 1 else math.inf
 
 
 def param_ap_options(cfg: CfgNode) -> dict[str, Any]:
     """The ``param_ap`` argument of the detectors from ``cfg.MODEL.PARAM_AP``."""
-    return {key.lower(): value for key, value in cfg.MODEL.PARAM_AP.items() if key != "FAST_CPU"}
+    of_training = ("FAST_CPU", "CALIBRATE_ON")
+    return {key.lower(): value for key, value in cfg.MODEL.PARAM_AP.items() if key not in of_training}

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import cat
+from detectron2.layers import batched_nms, cat
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
-from .box_ap_loss import BoxAPLoss, param_ap_options, warn_of_score_threshold
+from .box_ap_loss import BoxAPLoss, logit, param_ap_options, warn_of_score_threshold
 
 
 @META_ARCH_REGISTRY.register()
@@ -57,6 +57,29 @@ class ParamAPRetinaNet(RetinaNet):
             cat(pred_logits, dim=1).flatten(0, 1), torch.cat(gt_labels), boxes_of, torch.cat(gt_boxes)
         )
         return {"loss_cls": ranking, "loss_box_reg": localization}
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]]
+    ) -> list[Instances]:
+        """As :meth:`RetinaNet.forward_inference`, but detections are thresholded, chosen and suppressed by their
+        logits: the loss leaves open where zero is, and far from it sigmoids of different logits are equal."""
+        logits, deltas = self._transpose_dense_predictions(predictions, [self.num_classes, 4])
+        anchors = self.anchor_generator(features)
+        results: list[Instances] = []
+        for image, image_size in enumerate(images.image_sizes):
+            found = self._decode_multi_level_predictions(
+                anchors,
+                [x[image] for x in logits],
+                [x[image] for x in deltas],
+                logit(self.test_score_thresh),
+                self.test_topk_candidates,
+                image_size,
+            )
+            kept = batched_nms(found.pred_boxes.tensor, found.scores, found.pred_classes, self.test_nms_thresh)
+            found = found[kept[: self.max_detections_per_image]]
+            found.scores = found.scores.float().sigmoid()
+            results.append(found)
+        return results
 
 
 @META_ARCH_REGISTRY.register()

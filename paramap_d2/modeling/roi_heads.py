@@ -8,10 +8,11 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, FastRCNNOutputLayers, StandardROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances
 from torch import Tensor
 
-from .box_ap_loss import BoxAPLoss, param_ap_options, warn_of_score_threshold
+from .box_ap_loss import BoxAPLoss, logit, param_ap_options, warn_of_score_threshold
 
 
 class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
@@ -60,8 +61,27 @@ class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
         losses = {"loss_cls": ranking, "loss_box_reg": localization}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
+    def inference(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """As :meth:`FastRCNNOutputLayers.inference`, but detections are thresholded and suppressed by their logits: the
+        loss leaves open where zero is, and far from it sigmoids of different logits are equal."""
+        scores = torch.nn.functional.pad(predictions[0], [0, 1])  # a column for the background, which is dropped
+        found, kept = fast_rcnn_inference(
+            self.predict_boxes(predictions, proposals),
+            list(scores.split([len(p) for p in proposals])),
+            [p.image_size for p in proposals],
+            logit(self.test_score_thresh),
+            self.test_nms_thresh,
+            self.test_topk_per_image,
+        )
+        for instances in found:
+            instances.scores = instances.scores.float().sigmoid()
+        return found, kept
+
     def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
-        """(R, K + 1) for each image, as stock inference expects: sigmoids, and 0 for the background."""
+        """(R, K + 1) for each image, as stock inference expects: sigmoids, and 0 for the background. Cascade R-CNN's
+        inference, which takes means of them, reads no other."""
         probs = predictions[0].sigmoid()
         probs = torch.cat([probs, torch.zeros_like(probs[:, :1])], dim=1)
         return list(probs.split([len(p) for p in proposals]))

@@ -97,7 +97,7 @@ class YamlProxyConfig:
             raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
         if cfg.PROXY.TRAINER:
             code.trainer(cfg.PROXY.TRAINER)
-        own = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "PROXY.OPTS", *cls.loss_keys)
+        own = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "PROXY.OPTS", "MODEL.PARAM_AP.CALIBRATE_ON", *cls.loss_keys)
         settings = _without(_flat(cfg), own)
         return cls(cfg.dump(), heads, cfg.MODEL.PARAM_AP.LOSS, settings, bool(cfg.PROXY.TRAINER), code)
 
@@ -200,7 +200,7 @@ class LazyProxyConfig:
             if part not in cfg.dataloader:
                 raise UserError(f"config {config_file} defines no dataloader.{part}, and a fitness needs one")
         keys = lazy_config.loss_keys(cfg)
-        own = ("train.output_dir", "train.seed", "train.device", *keys)
+        own = ("train.output_dir", "train.seed", "train.device", "train.calibrate_on", *keys)
         settings = {k: v for k, v in lazy_config.settings(cfg).items() if not k.startswith("proxy.opts")}
         return cls(
             cloudpickle.dumps(cfg),
