@@ -30,6 +30,7 @@ COMMANDS = {
     "plot": "draw the functions of losses",
     "train": "train or evaluate a detector that a YAML config describes",
     "train-lazy": "train or evaluate a detector that a LazyConfig describes",
+    "calibrate": "make a detector's scores ones that can be thresholded",
     "split": "make the search split of a data set in COCO form",
     "demo": "search a loss on drawn shapes and train with it, in a few minutes",
     "get-detectron2": "install Detectron2's pure-Python part, unless there is a Detectron2",

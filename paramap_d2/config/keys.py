@@ -13,7 +13,7 @@ def add_paramap_config(cfg: CfgNode) -> None:
     import paramap_d2.modeling  # noqa: F401  registers the models
 
     ours = CfgNode()
-    for section in ("MODEL", "SOLVER", "INPUT"):
+    for section in ("MODEL", "SOLVER", "INPUT", "TEST"):
         ours[section] = CfgNode()
     ours.MODEL.RETINANET = CfgNode()
     _add_keys(ours)
@@ -77,7 +77,7 @@ def _add_keys(cfg: CfgNode) -> None:
     cfg.MODEL.DEFORMABLE_DETR.CLASS_WEIGHT = 2.0
     cfg.MODEL.DEFORMABLE_DETR.L1_WEIGHT = 5.0
     cfg.MODEL.DEFORMABLE_DETR.GIOU_WEIGHT = 2.0
-    # Detections of lower score are dropped. Scores of the Parameterized AP Loss are not calibrated: keep it at 0.
+    # Detections of lower score are dropped. Keep it at 0 until the scores are calibrated.
     cfg.MODEL.DEFORMABLE_DETR.SCORE_THRESH_TEST = 0.0
 
     # Backbones of the package timm: MODEL.BACKBONE.NAME "build_timm_fpn_backbone" (P2-P6),

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import nn
 from paramap_d2.data.detections import TRUE_IOU, DetectionCollector, Detections
 from paramap_d2.data.reliability import draw_reliability, score_figures
 from paramap_d2.errors import UserError
+from paramap_d2.modeling.box_ap_loss import box_ap_losses
 from paramap_d2.modeling.calibration import (
     HIGHEST,
     Calibration,
@@ -31,7 +32,7 @@ from paramap_d2.modeling.calibration import (
     score_layer,
 )
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"detectron2.{__name__}")  # what default_setup shows and puts into log.txt
 
 THRESHOLDS = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 """Thresholds of calibrated scores that are tried for :func:`fast_threshold`."""
@@ -225,6 +226,20 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def warn_if_uncalibrated(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Say in one line that a detector's scores are no probabilities yet, if its loss leaves them so.
+
+    Args:
+        model: the detector.
+        checkpoint: what loading its weights gave beside them, as Detectron2's checkpointer returns it.
+    """
+    if box_ap_losses(model) and "calibration" not in checkpoint:
+        logger.warning(
+            "these scores are those of a ranking loss and no probabilities: a threshold such as 0.5 means nothing "
+            "until the checkpoint is calibrated (paramap calibrate --help); AP is not concerned"
+        )
 
 
 class CalibrationHook(HookBase):

@@ -12,7 +12,7 @@ from detectron2.config import instantiate
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import paramap_d2.data  # registers the data sets
 import paramap_d2.modeling  # noqa: F401  registers the models
@@ -74,10 +74,15 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
 
 
 def _calibration(cfg: DictConfig, model: torch.nn.Module) -> CalibrationHook:
-    def build_loader() -> Any:
-        return instantiate(test_loader_of(cfg, cfg.train.calibrate_on))
+    name = cfg.train.calibrate_on
+    return CalibrationHook(model, name, lambda: build_calibration_loader(cfg, name), cfg.train.output_dir)
 
-    return CalibrationHook(model, cfg.train.calibrate_on, build_loader, cfg.train.output_dir)
+
+def build_calibration_loader(cfg: DictConfig, dataset_name: str) -> Any:
+    """The config's test loader on another data set, in batches of one size where that is faster."""
+    loader = instantiate(test_loader_of(cfg, dataset_name))
+    images = OmegaConf.select(cfg, "dataloader.train.total_batch_size") or 1
+    return SameSizeBatches(loader, images) if cfg.train.fast_cpu else loader
 
 
 def evaluate(

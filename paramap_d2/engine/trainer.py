@@ -17,7 +17,7 @@ import paramap_d2.modeling  # noqa: F401  registers the models
 from paramap_d2.data import build_evaluator, build_train_mapper
 
 from .calibration import CalibrationHook
-from .cpu_speed import channels_last_on_cpu, fused_on_cpu
+from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
 from .solver import lr_factors
 from .trained_loss import TrainedLoss
 
@@ -38,9 +38,15 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         made = [TrainedLoss(self.cfg.OUTPUT_DIR), *super().build_hooks()]
         if name := self.cfg.MODEL.PARAM_AP.CALIBRATE_ON:
-            loader = partial(self.build_test_loader, self.cfg, name)
+            loader = partial(self.build_calibration_loader, self.cfg, name)
             made.append(CalibrationHook(self.model, name, loader, self.cfg.OUTPUT_DIR))
         return made
+
+    @classmethod
+    def build_calibration_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """The test loader, in batches of one size where that is faster."""
+        loader = cls.build_test_loader(cfg, dataset_name)
+        return SameSizeBatches(loader, cfg.SOLVER.IMS_PER_BATCH) if cfg.MODEL.PARAM_AP.FAST_CPU else loader
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

@@ -16,6 +16,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, launch
 
 from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
+from paramap_d2.engine.calibration import warn_if_uncalibrated
 from paramap_d2.engine.lazy import build_model, evaluate, train
 from paramap_d2.errors import exit_status
 
@@ -26,7 +27,8 @@ def main(args):
     if not args.eval_only:
         return train(cfg, args.resume)
     model = create_ddp_model(build_model(cfg))
-    DetectionCheckpointer(model, cfg.train.output_dir).resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir)
+    warn_if_uncalibrated(model, checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume))
     return evaluate(cfg, model)
 
 

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 
 from paramap_d2.config import check_config, read_config
 from paramap_d2.engine import Trainer
+from paramap_d2.engine.calibration import warn_if_uncalibrated
 from paramap_d2.errors import exit_status
 
 
@@ -32,7 +33,8 @@ def main(args):
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        warn_if_uncalibrated(model, checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume))
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
