@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from fvcore.transforms.transform import NoOpTransform, PadTransform, Transform
 from .catalog import DatasetError
 
 __all__ = ["Expand", "MinIoUCrop", "SSDMapper", "build_train_mapper", "color_distortion", "ssd_augmentations"]
+
+logger = logging.getLogger(__name__)
 
 
 class _PadWithColor(PadTransform):
@@ -120,10 +123,12 @@ def color_distortion(image_format: str) -> list[T.Augmentation | Transform]:
     Args:
         image_format: "BGR" or "RGB", `INPUT.FORMAT`.
     """
-    if importlib.util.find_spec("cv2") is not None and image_format in ("BGR", "RGB"):
-        from detectron2.projects.point_rend import ColorAugSSDTransform
+    if image_format in ("BGR", "RGB"):
+        if importlib.util.find_spec("cv2") is not None:
+            from detectron2.projects.point_rend import ColorAugSSDTransform
 
-        return [ColorAugSSDTransform(img_format=image_format)]
+            return [ColorAugSSDTransform(img_format=image_format)]
+        logger.warning("SSD's colour distortion leaves hue as it is without OpenCV: pip install 'paramap_d2[opencv]'")
     return [
         T.RandomApply(T.RandomBrightness(0.75, 1.25), prob=0.5),
         T.RandomApply(T.RandomContrast(0.5, 1.5), prob=0.5),
@@ -164,7 +169,7 @@ class SSDMapper(DatasetMapper):
         """
         super().__init__(is_train, **kwargs)
         if is_train and self.use_instance_mask and importlib.util.find_spec("shapely") is None:
-            raise DatasetError("cropping instance masks needs shapely: pip install shapely")
+            raise DatasetError("cropping instance masks needs shapely: pip install 'paramap_d2[masks]'")
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:

@@ -137,11 +137,11 @@ def _schedule(options: SearchOptions) -> Schedule:
     for name, least in at_least.items():
         value = getattr(options, name)
         if value is not None and value < least:
-            raise UserError(f"{name.replace('_', '-')} must be at least {least}, not {value}")
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if options.fix_grad_scale is not None and not 0 < options.fix_grad_scale < float("inf"):
-        raise UserError(f"fix-grad-scale must be a positive number, not {options.fix_grad_scale:g}")
+        raise UserError(f"--fix-grad-scale must be a positive number, not {options.fix_grad_scale:g}")
     if options.stop not in RULES:
-        raise UserError(f"stop must be one of {', '.join(RULES)}, not {options.stop!r}")
+        raise UserError(f"--stop must be one of {', '.join(RULES)}, not {options.stop!r}")
     generations = options.generations
     if generations is None and options.evaluations is None:
         generations = GENERATIONS

@@ -44,9 +44,9 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise UserError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
+            raise UserError(f"--mode must be one of {', '.join(MODES)}, not {self.mode!r}")
         if not 1 <= self.points <= 32:
-            raise UserError(f"the number of control points must be from 1 to 32, not {self.points}")
+            raise UserError(f"--points must be from 1 to 32, not {self.points}")
         if not self.heads:
             raise UserError("there is no head to search")
 

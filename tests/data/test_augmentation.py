@@ -249,7 +249,7 @@ def test_masks_by_polygon(record):
 
 def test_masks_without_shapely_are_refused_at_once(monkeypatch):
     monkeypatch.setattr(augmentation.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DatasetError, match="pip install shapely"):
+    with pytest.raises(DatasetError, match="pip install 'paramap_d2.masks"):
         mapper_of([], use_instance_mask=True)
     mapper_of([], use_instance_mask=False)
 
@@ -345,8 +345,12 @@ def test_colors_by_detectron2_where_opencv_is(monkeypatch):
     assert augmentation.color_distortion("RGB") == [("Detectron2's", "RGB")]
 
 
-def test_colors_without_opencv(monkeypatch):
+def test_colors_without_opencv(monkeypatch, caplog):
     monkeypatch.setattr(augmentation.importlib.util, "find_spec", lambda name: None)
+    augmentation.color_distortion("L")  # has no hue
+    assert not caplog.text
+    augmentation.color_distortion("BGR")
+    assert "pip install 'paramap_d2[opencv]'" in caplog.text
     image = checkerboard()
     np.random.seed(0)
     means = []

@@ -73,4 +73,4 @@ def build_algorithm(
         return RandomSearch(genes, population, seed, initial)
     if name == "ppo":
         return PPO(genes, population, seed, initial, generations)
-    raise UserError(f"algorithm must be one of {', '.join(ALGORITHMS)}, not {name!r}")
+    raise UserError(f"--algorithm must be one of {', '.join(ALGORITHMS)}, not {name!r}")

@@ -60,7 +60,7 @@ class GeneticAlgorithm:
     def __init__(self, genes: int, population: int, seed: int, initial: Sequence[Genome] = (), elite: int = 1):
         self.initial = checked_initial(initial, genes, population, least=2)
         if not 0 <= elite < population:
-            raise UserError(f"elite must be from 0 to {population - 1} with a population of {population}, not {elite}")
+            raise UserError(f"--elite must be from 0 to {population - 1} with --population {population}, not {elite}")
         self.genes, self.size, self.seed, self.elite = genes, population, seed, elite
         self.generation = 0
         self.population: list[_Individual] = []

@@ -66,7 +66,7 @@ class PPO:
 
     def __init__(self, genes: int, population: int, seed: int, initial: Sequence[Genome] = (), generations: int = 40):
         if generations < 1:
-            raise UserError(f"generations must be at least 1, not {generations}")
+            raise UserError(f"--generations must be at least 1, not {generations}")
         starts = checked_initial(initial, genes, population, least=2)
         starts = [tuple(min(max(gene, EDGE), 1 - EDGE) for gene in genome) for genome in starts]
         self.starts = [list(genome) for genome in dict.fromkeys(starts)]

@@ -97,7 +97,7 @@ def checked_initial(initial: Sequence[Genome], genes: int, population: int, leas
         ValueError: an initial genome that is none of this space.
     """
     if population < least:
-        raise UserError(f"population must be at least {least}, not {population}")
+        raise UserError(f"--population must be at least {least}, not {population}")
     genomes = [[float(gene) for gene in genome] for genome in initial] or [[0.5] * genes]
     for genome in genomes:
         if len(genome) != genes or not all(0 <= gene <= 1 for gene in genome):
@@ -105,7 +105,7 @@ def checked_initial(initial: Sequence[Genome], genes: int, population: int, leas
     different = len({tuple(genome) for genome in genomes})
     if different > population:
         raise UserError(
-            f"population must be at least {different} to begin with {different} different losses, not {population}"
+            f"--population must be at least {different} to begin with {different} different losses, not {population}"
         )
     return genomes
 

@@ -69,9 +69,9 @@ class ProcessExecutor:
 
     def __init__(self, workers: int, timeout: float | None = None, threads: int | None = None):
         if workers < 1:
-            raise UserError(f"workers must be at least 1, not {workers}")
+            raise UserError(f"--workers must be at least 1, not {workers}")
         if timeout is not None and timeout <= 0:
-            raise UserError(f"timeout must be a positive number of seconds, not {timeout:g}")
+            raise UserError(f"--timeout must be a positive number of seconds, not {timeout:g}")
         self.workers, self.timeout = workers, timeout
         self.threads = threads or max(1, processors() // workers)
         # A pool for each worker: then the place of a worker, and with it its GPU, is known whoever dies.

@@ -76,13 +76,13 @@ class RayExecutor:
         retries: int = 2,
     ):
         if workers < 1:
-            raise UserError(f"workers must be at least 1, not {workers}")
+            raise UserError(f"--workers must be at least 1, not {workers}")
         if timeout is not None and timeout <= 0:
-            raise UserError(f"timeout must be a positive number of seconds, not {timeout:g}")
+            raise UserError(f"--timeout must be a positive number of seconds, not {timeout:g}")
         if not 0 < cpus < math.inf:
-            raise UserError(f"the CPUs of a proxy must be a positive number, not {cpus:g}")
+            raise UserError(f"--cpus-per-proxy must be a positive number, not {cpus:g}")
         if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
-            raise UserError(f"the GPUs of a proxy must be a fraction or a whole number, not {gpus:g}")
+            raise UserError(f"--gpus-per-proxy must be a fraction or a whole number, not {gpus:g}")
         if retries < 0:
             raise UserError(f"retries must be at least 0, not {retries}")
         self.workers, self.timeout, self.retries = workers, timeout, retries
@@ -216,7 +216,7 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError(f"the ray executor needs Ray: pip install ray ({error})") from None
+        raise UserError(f"the ray executor needs Ray ({error}): pip install 'paramap_d2[ray]'") from None
     return ray
 
 

@@ -234,5 +234,5 @@ def test_a_proxy_that_no_machine_has_room_for(cluster):
 
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match="needs Ray: pip install ray"):
+    with pytest.raises(UserError, match="needs Ray .*: pip install 'paramap_d2.ray"):
         RayExecutor(1)
