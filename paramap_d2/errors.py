@@ -11,6 +11,11 @@ class UserError(ValueError):
     mend it; command lines print it without a traceback and exit with status 2."""
 
 
+class NoResultError(Exception):
+    """What was asked for ran, and there is no result. The message is one line that says why; command lines print it
+    without a traceback and exit with status 1."""
+
+
 def exit_status(command: Callable[[], int | None]) -> int:
     """Run a command and say how it ended, as every command of this project does.
 
@@ -18,14 +23,18 @@ def exit_status(command: Callable[[], int | None]) -> int:
         command: returns 1 where it ran and has no result, such as a search without a finished proxy; else 0 or None.
 
     Returns:
-        what it returned, 2 for a :class:`UserError` (one line on stderr), 130 if it was interrupted (one line, with
-        the KeyboardInterrupt's text if it has one). Any other exception is a fault of the program and passes.
+        what it returned, 2 for a :class:`UserError` and 1 for a :class:`NoResultError` (one line on stderr), 130 if it
+        was interrupted (one line, with the KeyboardInterrupt's text if it has one). Any other exception is a fault of
+        the program and passes.
     """
     try:
         return command() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except NoResultError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         print("; ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130

@@ -60,7 +60,7 @@ def build_parser() -> CommandParser:
         metavar="N",
         help="end after N proxies, repeats included: the same budget for every algorithm (default: no limit)",
     )
-    p.add_argument("--seed", type=int, default=0, help="of the search and of its proxies (default 0)")
+    p.add_argument("--seed", type=at_least(0), default=0, help="of the search and of its proxies (default 0)")
     p.add_argument("--workers", type=at_least(1), default=1, help="proxies at a time (default 1)")
     p.add_argument("--resume", action="store_true", help="go on with the search in OUT")
     p.add_argument(
@@ -126,6 +126,13 @@ def build_parser() -> CommandParser:
         "--final-iters", type=at_least(1), metavar="N", help="train the finalists for N iterations, and let that decide"
     )
     p.add_argument("--finalists", type=at_least(1), default=3, metavar="N", help="how many they are (default 3)")
+    p.add_argument(
+        "--retries",
+        type=at_least(0),
+        default=2,
+        metavar="N",
+        help="try a proxy that the machine failed again, up to N times (default 2)",
+    )
     p.add_argument("--timeout", type=positive, metavar="S", help="seconds a proxy may take (default: no limit)")
     p.add_config_options("config options of the proxies; of a LazyConfig key=value")
     return p
@@ -138,9 +145,9 @@ def main(arguments: Sequence[str]) -> int:
 
     kept = "what has ended is kept, go on with --resume"
     try:
-        best = run_search(SearchOptions(**vars(options)))
+        run_search(SearchOptions(**vars(options)))
     except OSError as error:  # a full disk, a folder that went away: what was committed before stays
         raise UserError(f"{error}; {kept}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{kept} ({options.output_dir})") from None
-    return 0 if best is not None else 1
+    return 0

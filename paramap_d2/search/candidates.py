@@ -12,14 +12,17 @@ from .store import FINAL, FINISHED, INTERRUPTED, Evaluation
 
 @dataclass(frozen=True)
 class Candidate:
-    """One genome with all of its proxies, interrupted ones apart, and its longer final trainings where it has some."""
+    """One genome with its proxies, interrupted ones apart, and its longer final trainings where it has some.
+
+    What the machine failed is among its evaluations, and in no figure.
+    """
 
     evaluations: list[Evaluation]
     final: Candidate | None = None
 
     @property
     def first(self) -> Evaluation:
-        return self.evaluations[0]
+        return next(e for e in self.evaluations if e.counts)
 
     @property
     def genome(self) -> list[float]:
@@ -27,11 +30,19 @@ class Candidate:
 
     @property
     def by_seed(self) -> list[float]:
-        """Fitness from each seed, failures as 0: repeats of the same seed are no further evidence and are averaged."""
+        """Fitness from each seed, the loss's failures as 0: repeats of the same seed are no further evidence and are
+        averaged."""
         fitnesses: dict[int, list[float]] = {}
         for e in self.evaluations:
+            if not e.counts:
+                continue
             fitnesses.setdefault(e.seed, []).append(e.fitness)
         return [statistics.fmean(values) for values in fitnesses.values()]
+
+    @property
+    def seeds(self) -> set[int]:
+        """Those tried, with or without success."""
+        return {e.seed for e in self.evaluations}
 
     @property
     def mean(self) -> float:
@@ -47,7 +58,7 @@ class Candidate:
     def mean_metric(self, name: str) -> float | None:
         """Mean of a figure that every evaluation has, such as ``AP50``: of boxes where there are several kinds."""
         values = []
-        for e in self.evaluations:
+        for e in (e for e in self.evaluations if e.counts):
             found = [key for key in (f"bbox/{name}", name) if key in e.metrics]
             if not found:
                 return None
@@ -97,7 +108,7 @@ def leading_means(evaluations: Iterable[Evaluation]) -> list[float | None]:
     found: list[float | None] = []
     for e in evaluations:
         genome = tuple(e.genome)
-        if e.status == FINISHED or genome in by_genome:
+        if e.counts and (e.status == FINISHED or genome in by_genome):
             seeds = by_genome.setdefault(genome, {})
             seeds[e.seed] = e.fitness
             (single if len(seeds) == 1 else repeated)[genome] = statistics.fmean(seeds.values())
@@ -145,7 +156,7 @@ def worth_repeating(candidates: Sequence[Candidate], survivors: int, most: int) 
     at the noise pooled over all candidates.
     """
     leaders = sorted(candidates, key=lambda c: (-c.mean, c.first.generation, c.first.position))[:survivors]
-    lucky = [c for c in leaders if len(c.by_seed) < min(2, most)]
+    lucky = [c for c in leaders if len(c.by_seed) < min(2, most) and len(c.seeds) < most]
     if lucky or not leaders:
         return lucky
     spread = noise(candidates) or 0.0
@@ -156,4 +167,4 @@ def worth_repeating(candidates: Sequence[Candidate], survivors: int, most: int) 
         return best.mean - other.mean < 2 * error
 
     rivals = [other for other in leaders[1:] if close(other)]
-    return [c for c in ([best, *rivals] if rivals else []) if len(c.by_seed) < most]
+    return [c for c in ([best, *rivals] if rivals else []) if len(c.seeds) < most]

@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paramap_d2.errors import NoResultError
 from paramap_d2.losses import save_loss
 
 from .algorithms import Algorithm
 from .candidates import Candidate, best_candidate, fitness_text, ranked_candidates, worth_repeating
 from .executors.local import Evaluate, Executor
-from .proxies.proxy import Outcome, Task
+from .proxies.proxy import Task
 from .report.figures import draw_functions, draw_history
 from .report.page import write_report
 from .space import SearchSpace
 from .stopping import checkpoints
-from .store import FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError
+from .store import FAILURES, FINAL, FINISHED, REPEAT, Evaluation, Store, StoreError, Told
+from .trainings import SearchProgress, Trainings
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Schedule:
         stopping: one of :data:`paramap_d2.search.stopping.RULES`.
         final_iterations: of the trainings that decide between the finalists; None for no such trainings.
         finalists: how many they are.
+        retries: of a training that the machine failed, at most.
     """
 
     seed: int
@@ -46,6 +50,7 @@ class Schedule:
     stopping: str = "none"
     final_iterations: int | None = None
     finalists: int = 3
+    retries: int = 2
 
     def planned(self, algorithm: Algorithm) -> int:
         """Proxies that the search will make, repeats apart where their number is not limited."""
@@ -56,13 +61,13 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class SearchProgress:
-    """How far a search has come, told after every evaluation."""
+class GenerationEnd:
+    """What is told after every generation."""
 
-    generation: int | None  # None in the final trainings
-    done: int  # evaluations that have ended, of the whole search
-    total: int  # as many as are known to come
-    best: float | None  # highest fitness so far: the mean of a loss with repeats, or a single one of this generation
+    number: int
+    evaluations: list[Evaluation]  # of the genomes asked for, without repeats
+    best: Candidate | None  # so far
+    new: bool  # whether anything was trained for it in this run
 
 
 def open_store(folder: Path, settings: Mapping[str, Any], resume: bool) -> Store:
@@ -120,71 +125,27 @@ def evolve(
     schedule: Schedule,
     *,
     on_progress: Callable[[SearchProgress], None] = lambda progress: None,
-    on_generation: Callable[[int, list[Evaluation], Candidate | None], None] = lambda number, evaluations, best: None,
+    on_generation: Callable[[GenerationEnd], None] = lambda end: None,
 ) -> list[Evaluation]:
     """Run a search, or what is left of it.
 
     Every evaluation is committed to the store when it ends. Those that the store already holds are not made again, so
     that a resumed search asks and tells its way through what happened before, to the same end as one that was never
-    interrupted.
+    interrupted. What was told after a generation is told again as it was, whatever became of its losses since.
 
     A generation is asked for, trained once, and its survivors again from further seeds as long as the choice between
     them is open (:func:`paramap_d2.search.candidates.worth_repeating`); then the algorithm is told the means. At the
-    end the finalists are trained longer, with repeats by the same rule.
+    end the finalists are trained longer, with repeats by the same rule. What the machine fails is tried again, and
+    told as the generation's lowest when that does not help.
 
     Returns:
-        The evaluations of all generations, in the order in which they were asked for.
+        The evaluations of all generations, in the order in which they were asked for: of each training the last try.
+
+    Raises:
+        NoResultError: no proxy of a generation says anything about its loss, or all of the first fail for one reason.
     """
-    known = {
-        _key(e.genome, e.seed, e.planned if e.stage == FINAL else None): e
-        for e in store.evaluations()
-        if e.status != INTERRUPTED
-    }
-    done: list[Evaluation] = []
-    best: float | None = None
-    planned, extra = schedule.planned(algorithm), 0
-    generation: int | None = 0
-
-    def run(tasks: Sequence[Task]) -> list[Evaluation]:
-        """The evaluations of the tasks, made now where the store has none."""
-        nonlocal best, extra
-        extra += sum(task.stage != SEARCH for task in tasks)
-        found = [known.get(_key(task.genome, task.seed, task.iterations)) for task in tasks]
-        missing = [place for place, evaluation in enumerate(found) if evaluation is None]
-        tell(found)
-
-        def keep(order: int, outcome: Outcome) -> None:
-            task = tasks[missing[order]]
-            # A training that was killed cannot say how long it was to be.
-            outcome.planned = task.iterations or outcome.planned
-            evaluation = store.add(
-                Evaluation(task.generation, task.position, task.genome, task.seed, stage=task.stage, **asdict(outcome))
-            )
-            if evaluation.status != INTERRUPTED:
-                found[missing[order]] = evaluation
-                tell(found)
-
-        ending = executor.run(evaluate, [tasks[place] for place in missing])
-        try:
-            for order, outcome in ending:
-                keep(order, outcome)
-        except KeyboardInterrupt as stop:  # the executor is to hear of it wherever it struck
-            keep(*ending.throw(stop))
-            for order, outcome in ending:
-                keep(order, outcome)
-            raise
-        done.extend(found)
-        leader = best_candidate(done)
-        best = leader and (leader.final or leader).mean
-        return found
-
-    def tell(current: Sequence[Evaluation | None]) -> None:
-        ended = [evaluation for evaluation in current if evaluation is not None]
-        highest = [e.fitness for e in ended if e.status == FINISHED and e.stage != REPEAT]
-        if best is not None:
-            highest.append(best)
-        total = max(planned + extra, len(done) + len(current))
-        on_progress(SearchProgress(generation, len(done) + len(ended), total, max(highest, default=None)))
+    trainings = Trainings(evaluate, executor, store, schedule.retries, schedule.planned(algorithm), on_progress)
+    done, told = trainings.done, store.told()
 
     def affordable(tasks: list[Task]) -> list[Task]:
         return tasks if schedule.evaluations is None else tasks[: schedule.evaluations - len(done)]
@@ -195,34 +156,67 @@ def evolve(
             tasks = tasks if more else affordable(tasks)
             if not tasks:
                 break
-            run(tasks)
+            trainings.run(tasks)
 
+    generation = 0
     while generation != schedule.generations:
+        trainings.generation = generation
+        before = trainings.made
         genomes = algorithm.ask()
         marks = checkpoints(schedule.stopping, done)
         tasks = [
             Task(generation, place, genome, schedule.seed, checkpoints=marks) for place, genome in enumerate(genomes)
         ]
-        current = run(affordable(tasks))
-        if len(current) == len(tasks):
-            repeat(lambda: ranked_candidates(done), schedule.survivors)
-        on_generation(generation, current, best_candidate(done))
+        if generation in told:
+            current = trainings.recall(tasks)
+        else:
+            current = trainings.run(affordable(tasks))
+            _check_generation(generation, current)
+            if len(current) == len(tasks):
+                repeat(lambda: ranked_candidates(done), schedule.survivors)
+        on_generation(GenerationEnd(generation, current, best_candidate(done), trainings.made > before))
         if schedule.evaluations is not None and len(done) >= schedule.evaluations:
             break
-        means = {tuple(c.genome): c.mean for c in ranked_candidates(done) if len(c.by_seed) > 1}
-        algorithm.tell([means.pop(tuple(e.genome), e.fitness) for e in current], means)
+        if generation not in told:
+            told[generation] = _to_tell(current, done)
+            store.tell(generation, told[generation])
+        algorithm.tell(told[generation].fitnesses, told[generation].revised)
         generation += 1
-    generation = None
+    trainings.generation = None
     if schedule.final_iterations:
         longer = {"stage": FINAL, "iterations": schedule.final_iterations}
         finalists = ranked_candidates(e for e in done if e.stage != FINAL)[: schedule.finalists]
-        run([Task(c.first.generation, c.first.position, c.genome, schedule.seed, **longer) for c in finalists])
+        trainings.run(
+            [Task(c.first.generation, c.first.position, c.genome, schedule.seed, **longer) for c in finalists]
+        )
         repeat(lambda: [c.final for c in ranked_candidates(done) if c.final is not None], schedule.finalists, **longer)
     return done
 
 
-def _key(genome: Sequence[float], seed: int, iterations: int | None) -> tuple:
-    return tuple(genome), seed, iterations
+def _check_generation(generation: int, evaluations: Sequence[Evaluation]) -> None:
+    """
+    Raises:
+        NoResultError: there is no use in another generation.
+    """
+    if any(e.status not in FAILURES for e in evaluations):
+        return
+    reasons = {(e.status, e.cause) for e in evaluations}
+    if all(e.by_machine for e in evaluations) or (generation == 0 and len(reasons) == 1):
+        error = Counter(e.error for e in evaluations).most_common(1)[0][0]
+        tried = max(e.attempt for e in evaluations)
+        raise NoResultError(
+            f"all {len(evaluations)} proxies of generation {generation} failed"
+            + (f", tried {tried} times" if tried > 1 else "")
+            + f": {error or evaluations[0].status}"
+        )
+
+
+def _to_tell(current: Sequence[Evaluation], done: Sequence[Evaluation]) -> Told:
+    """Means where there are several seeds; the generation's lowest for what the machine failed."""
+    means = {tuple(c.genome): c.mean for c in ranked_candidates(done) if len(c.by_seed) > 1}
+    known = [means.pop(tuple(e.genome), e.fitness) if e.counts else None for e in current]
+    lowest = min(fitness for fitness in known if fitness is not None)
+    return Told([lowest if fitness is None else fitness for fitness in known], means)
 
 
 def _again(candidate: Candidate, seed: int, stage: str = REPEAT, iterations: int | None = None) -> Task:

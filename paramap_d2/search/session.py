@@ -21,12 +21,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from paramap_d2.errors import UserError
+from paramap_d2.errors import NoResultError, UserError
 from paramap_d2.losses import HeadLoss, head_losses, load_loss
 
 from .algorithms import Algorithm, build_algorithm
 from .candidates import Candidate, best_candidate, fitness_text
-from .evolution import Schedule, SearchProgress, evolve, generation_line, open_store, write_results
+from .evolution import GenerationEnd, Schedule, evolve, generation_line, open_store, write_results
 from .executors.local import Executor, InlineExecutor, ProcessExecutor, processors
 from .main_guard import check_main_guard
 from .metric import check_metric
@@ -35,7 +35,8 @@ from .proxies.proxy import Proxy
 from .space import Genome, SearchSpace
 from .status import duration, progress
 from .stopping import RULES
-from .store import FAILURES, Evaluation, Store, StoreError
+from .store import FAILURES, FINISHED, Store, StoreError
+from .trainings import SearchProgress
 
 logger = logging.getLogger("paramap_d2.search")
 
@@ -70,6 +71,7 @@ class SearchOptions:
     stop: str = "none"
     final_iters: int | None = None
     finalists: int = 3
+    retries: int = 2
     ray_address: str | None = None
     cpus_per_proxy: float | None = None
     gpus_per_proxy: float | None = None
@@ -77,11 +79,12 @@ class SearchOptions:
     opts: Sequence[str] = field(default_factory=list)
 
 
-def run_search(options: SearchOptions) -> Candidate | None:
-    """Run a search or go on with one; returns its best loss, None if every proxy failed.
+def run_search(options: SearchOptions) -> Candidate:
+    """Run a search or go on with one; returns its best loss.
 
     Raises:
         UserError: options, config, data or output folder do not fit, before anything is started.
+        NoResultError: no proxy reached an AP, or all of a generation failed.
     """
     folder = Path(options.output_dir)
     schedule = _schedule(options)
@@ -133,7 +136,8 @@ def run_search(options: SearchOptions) -> Candidate | None:
 
 
 def _schedule(options: SearchOptions) -> Schedule:
-    at_least = {"generations": 1, "evaluations": 1, "reevaluate": 1, "final_iters": 1, "finalists": 1}
+    at_least = {"seed": 0, "retries": 0}
+    at_least |= dict.fromkeys(("generations", "evaluations", "reevaluate", "final_iters", "finalists"), 1)
     for name, least in at_least.items():
         value = getattr(options, name)
         if value is not None and value < least:
@@ -154,6 +158,7 @@ def _schedule(options: SearchOptions) -> Schedule:
         stopping=options.stop,
         final_iterations=options.final_iters,
         finalists=options.finalists,
+        retries=options.retries,
     )
 
 
@@ -166,7 +171,7 @@ def _run(
     proxy: Proxy,
     executor: Executor,
     store: Store,
-) -> Candidate | None:
+) -> Candidate:
     from torch.utils.tensorboard import SummaryWriter
 
     console = Console(stderr=True)
@@ -204,14 +209,16 @@ def _run(
         written = time.monotonic()
         took = written - begin
 
-    def on_generation(generation: int, current: list[Evaluation], best: Candidate | None) -> None:
-        logger.info(generation_line(generation, current, best, options.metric))
-        fitnesses = [e.fitness for e in current]
-        writer.add_scalar("generation/mean", sum(fitnesses) / len(fitnesses), generation)
-        writer.add_scalar("generation/best", max(fitnesses), generation)
-        writer.add_scalar("generation/failures", sum(e.status in FAILURES for e in current), generation)
-        if best is not None:
-            writer.add_scalar("best", best.mean, generation)
+    def on_generation(end: GenerationEnd) -> None:
+        if end.new:
+            logger.info(generation_line(end.number, end.evaluations, end.best, options.metric))
+        fitnesses = [e.fitness for e in end.evaluations if e.status == FINISHED]
+        if fitnesses:
+            writer.add_scalar("generation/mean", sum(fitnesses) / len(fitnesses), end.number)
+            writer.add_scalar("generation/best", max(fitnesses), end.number)
+        writer.add_scalar("generation/failures", sum(e.status in FAILURES for e in end.evaluations), end.number)
+        if end.best is not None:
+            writer.add_scalar("best", end.best.mean, end.number)
         writer.flush()
         if time.monotonic() - written > 20 * took:  # the workers wait meanwhile
             results()
@@ -224,6 +231,9 @@ def _run(
         begin = time.monotonic()
         try:
             evolve(algorithm, proxy, executor, store, schedule, on_progress=on_progress, on_generation=on_generation)
+        except NoResultError as error:
+            logger.error(str(error))
+            raise NoResultError(f"{error}; what became of each is in {folder / 'report.html'}") from None
         finally:
             writer.close()
             results()
@@ -233,12 +243,13 @@ def _run(
         if now.utilisation is not None:
             spent += f", workers {now.utilisation:.0%} busy"
         if best is None:
-            logger.info(f"no proxy reached an AP, {spent}; the reasons are in {folder / 'report.html'}")
-        else:
-            logger.info(
-                f"best {options.metric} {fitness_text(best)}, {spent}: {folder / 'best.json'}; "
-                f"report: {folder / 'report.html'}"
-            )
+            error = f"no proxy reached an AP, {spent}; the reasons are in {folder / 'report.html'}"
+            logger.error(error)
+            raise NoResultError(error)
+        logger.info(
+            f"best {options.metric} {fitness_text(best)}, {spent}: {folder / 'best.json'}; "
+            f"report: {folder / 'report.html'}"
+        )
     return best
 
 
@@ -323,11 +334,13 @@ def _only_one(folder: Path, resume: bool) -> Iterator[None]:
 
 @contextmanager
 def _logging(folder: Path, console: Console) -> Iterator[None]:
-    """Lines to the terminal, above the progress bar, and with their times to the folder's log."""
+    """Lines to the terminal, above the progress bar, and with their times to the folder's log. Errors, which are
+    raised too, are the command's to print."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
+            if record.levelno < logging.ERROR:
+                console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
 
     file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))

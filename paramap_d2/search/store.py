@@ -13,7 +13,9 @@ from typing import Any
 
 from paramap_d2.errors import UserError
 
-SCHEMA_VERSION = 2
+from .older_stores import told_by_version_2
+
+SCHEMA_VERSION = 3
 
 FINISHED = "finished"
 """Status of an evaluation that has an AP."""
@@ -21,8 +23,17 @@ FINISHED = "finished"
 STOPPED = "stopped"
 """Status of an evaluation that was ended early as hopeless; its fitness is the AP it had then."""
 
-FAILURES = ("diverged", "no detections", "failed")
-"""Statuses of evaluations that ended without an AP and count as fitness 0."""
+DIVERGED, NO_DETECTIONS, FAILED = "diverged", "no detections", "failed"
+FAILURES = (DIVERGED, NO_DETECTIONS, FAILED)
+"""Statuses of evaluations that ended without an AP."""
+
+LOSS = "loss"
+"""Cause of ``failed`` that is the loss's own: it counts as fitness 0, as ``diverged`` and ``no detections`` do."""
+
+KILLED, MEMORY, DISK, FILE, TIME, OTHER = "killed", "memory", "disk", "file", "time", "exception"
+MACHINE = (KILLED, MEMORY, DISK, FILE, TIME, OTHER)
+"""Causes of ``failed`` that say nothing about the loss: a worker that died, no memory or room on a disk, a file that
+cannot be read or written, the time limit, any other exception outside the loss. Such a training is tried again."""
 
 INTERRUPTED = "interrupted"
 """Status of an evaluation that was cut off and says nothing about its genome; it is evaluated anew on resume."""
@@ -47,7 +58,7 @@ class Evaluation:
     position: int  # of the genome in that generation
     genome: list[float]
     seed: int
-    status: str  # FINISHED, one of FAILURES, or INTERRUPTED
+    status: str  # FINISHED, STOPPED, one of FAILURES, or INTERRUPTED
     fitness: float  # the metric searched for, in percent; 0 for a failure
     metrics: dict[str, float] = field(default_factory=dict)  # all figures of the evaluator, such as "bbox/AP50"
     seconds: float = 0.0
@@ -59,12 +70,35 @@ class Evaluation:
     stage: str = SEARCH  # or REPEAT or FINAL
     planned: int = 0  # iterations of the whole training; more than ``iterations`` where it ended early
     curve: list[list[float]] = field(default_factory=list)  # [iteration, metric] of evaluations on the way
+    cause: str = ""  # why it is FAILED: LOSS or one of MACHINE
+    attempt: int = 1  # at this training, from 1: what the machine failed is tried again
+    versions: dict[str, str] = field(default_factory=dict)  # of what it was trained with, by package
     id: int = 0  # order of ending, from 1; given by the store
+
+    @property
+    def counts(self) -> bool:
+        """Whether it says anything about its genome: it was not cut off, and the machine did not fail it."""
+        return self.status != INTERRUPTED and not self.by_machine
+
+    @property
+    def by_machine(self) -> bool:
+        """Whether the machine failed it."""
+        return self.status == FAILED and self.cause != LOSS
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an algorithm was told after a generation. It stays told, whatever is found out later: all generations
+    after it hang on it."""
+
+    fitnesses: list[float]  # of the genomes asked for, in their order
+    revised: dict[tuple[float, ...], float]  # better known ones of genomes, of this generation too
 
 
 _COLUMNS = [f.name for f in fields(Evaluation) if f.name != "id"]
-_JSON = ("genome", "metrics", "curve")
+_JSON = ("genome", "metrics", "curve", "versions")
 _TYPES = {"int": "INTEGER NOT NULL DEFAULT 0", "float": "REAL NOT NULL DEFAULT 0"}
+_TOLD_TABLE = "CREATE TABLE told (generation INTEGER PRIMARY KEY, fitnesses TEXT NOT NULL, revised TEXT NOT NULL)"
 
 _MIGRATIONS = {
     1: (
@@ -73,6 +107,13 @@ _MIGRATIONS = {
         "ALTER TABLE evaluations ADD COLUMN curve TEXT NOT NULL DEFAULT '[]'",
         # What the options that came with this version did before there were any.
         "INSERT INTO settings VALUES ('repeats', '1'), ('stopping', '\"none\"')",
+    ),
+    2: (
+        "ALTER TABLE evaluations ADD COLUMN cause TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE evaluations ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE evaluations ADD COLUMN versions TEXT NOT NULL DEFAULT '{}'",
+        f"UPDATE evaluations SET cause = '{OTHER}' WHERE status = '{FAILED}'",
+        _TOLD_TABLE,
     ),
 }
 """Statements that bring a store of a version to the next one."""
@@ -122,22 +163,33 @@ class Store:
         body = ", ".join(
             f"{f.name} {_TYPES.get(f.type, 'TEXT NOT NULL')}" for f in fields(Evaluation) if f.name != "id"
         )
-        self._commit(
-            "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-            f"CREATE TABLE evaluations (id INTEGER PRIMARY KEY AUTOINCREMENT, {body})",
-            f"INSERT INTO settings VALUES ('schema', '{SCHEMA_VERSION}')",
-        )
+        with self._transaction():
+            self._db.execute("CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            self._db.execute(f"CREATE TABLE evaluations (id INTEGER PRIMARY KEY AUTOINCREMENT, {body})")
+            self._db.execute(_TOLD_TABLE)
+            self._db.execute(f"INSERT INTO settings VALUES ('schema', '{SCHEMA_VERSION}')")
 
     def _migrate(self, version: int) -> None:
         for old in range(version, SCHEMA_VERSION):
-            self._commit(*_MIGRATIONS[old], f"UPDATE settings SET value = '{old + 1}' WHERE key = 'schema'")
+            with self._transaction():
+                for statement in _MIGRATIONS[old]:
+                    self._db.execute(statement)
+                if old == 2:
+                    for generation, (fitnesses, revised) in told_by_version_2(self._rows_of_version_2()).items():
+                        self._insert_told(generation, Told(fitnesses, revised))
+                self._db.execute(f"UPDATE settings SET value = '{old + 1}' WHERE key = 'schema'")
 
-    def _commit(self, *statements: str) -> None:
-        """All of them or none."""
+    def _rows_of_version_2(self) -> list[dict[str, Any]]:
+        names = ("id", "generation", "position", "genome", "seed", "stage", "status", "fitness")
+        rows = self._db.execute(f"SELECT {', '.join(names)} FROM evaluations ORDER BY id")
+        return [{**dict(zip(names, row, strict=True)), "genome": json.loads(row[3])} for row in rows]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is executed in it, or nothing."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            for statement in statements:
-                self._db.execute(statement)
+            yield
 
     def close(self) -> None:
         if self._db is not None:
@@ -151,7 +203,7 @@ class Store:
         self.close()
 
     @contextmanager
-    def _told(self, failure: str) -> Iterator[None]:
+    def _one_line(self, failure: str) -> Iterator[None]:
         """What SQLite cannot do, as a line for a user."""
         try:
             yield
@@ -164,13 +216,13 @@ class Store:
         Raises:
             StoreError: the file is damaged. So do the other methods, and where it cannot be written.
         """
-        with self._told(UNREADABLE):
+        with self._one_line(UNREADABLE):
             rows = self._db.execute("SELECT key, value FROM settings WHERE key != 'schema'")
             return {key: json.loads(value) for key, value in rows}
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Add settings or change them."""
-        with self._told(UNWRITABLE), self._db:
+        with self._one_line(UNWRITABLE), self._db:
             self._db.execute("BEGIN")
             self._db.executemany(
                 "INSERT OR REPLACE INTO settings VALUES (?, ?)",
@@ -183,7 +235,7 @@ class Store:
         for name in _JSON:
             row[name] = json.dumps(row[name])
         marks = ", ".join("?" * len(_COLUMNS))
-        with self._told(UNWRITABLE):
+        with self._one_line(UNWRITABLE):
             cursor = self._db.execute(
                 f"INSERT INTO evaluations ({', '.join(_COLUMNS)}) VALUES ({marks})",
                 [row[name] for name in _COLUMNS],
@@ -192,9 +244,26 @@ class Store:
 
     def evaluations(self) -> list[Evaluation]:
         """All of them, in the order in which they ended."""
-        with self._told(UNREADABLE):
+        with self._one_line(UNREADABLE):
             rows = self._db.execute(f"SELECT {', '.join(self._columns)} FROM evaluations ORDER BY id")
             return [_evaluation(dict(zip(self._columns, row, strict=True))) for row in rows]
+
+    def tell(self, generation: int, told: Told) -> None:
+        """Commit what the algorithm is about to be told."""
+        with self._one_line(UNWRITABLE):
+            self._insert_told(generation, told)
+
+    def _insert_told(self, generation: int, told: Told) -> None:
+        revised = json.dumps([[list(genome), fitness] for genome, fitness in told.revised.items()])
+        self._db.execute("INSERT INTO told VALUES (?, ?, ?)", (generation, json.dumps(told.fitnesses), revised))
+
+    def told(self) -> dict[int, Told]:
+        """What the algorithm was told, by generation."""
+        with self._one_line(UNREADABLE):
+            return {
+                generation: Told(json.loads(fitnesses), {tuple(genes): f for genes, f in json.loads(revised)})
+                for generation, fitnesses, revised in self._db.execute("SELECT * FROM told ORDER BY generation")
+            }
 
 
 def _evaluation(values: dict[str, Any]) -> Evaluation:

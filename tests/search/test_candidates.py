@@ -52,7 +52,8 @@ def test_candidates_are_ranked_by_their_mean_over_seeds():
 
 
 def test_a_failed_seed_counts_zero_and_a_repeated_one_once():
-    (candidate,) = ranked_candidates([evaluation(1, fitness=30.0), evaluation(2, fitness=0.0, status="failed", seed=1)])
+    runs = [evaluation(1, fitness=30.0), evaluation(2, fitness=0.0, status="diverged", seed=1)]
+    (candidate,) = ranked_candidates(runs)
     assert candidate.mean == 15.0 and candidate.standard_error == 15.0
     (candidate,) = ranked_candidates([evaluation(1, fitness=30.0), evaluation(2, fitness=32.0)])
     assert candidate.by_seed == [31.0] and candidate.standard_error is None

@@ -5,6 +5,7 @@ from random import Random
 import fake_proxies
 import pytest
 
+from paramap_d2.errors import NoResultError
 from paramap_d2.losses import load_loss
 from paramap_d2.search.algorithms.genetic import GeneticAlgorithm
 from paramap_d2.search.candidates import best_candidate, ranked_candidates
@@ -101,18 +102,20 @@ def test_progress_and_generations_are_told(tmp_path):
         generations=2,
         told={
             "on_progress": lambda p: told.append((p.generation, p.done, p.total)),
-            "on_generation": lambda g, current, best: lines.append(generation_line(g, current, best, "AP")),
+            "on_generation": lambda end: lines.append(generation_line(end.number, end.evaluations, end.best, "AP")),
         },
     )
     assert told == [(0, n, 11) for n in range(7)] + [(1, n, 11) for n in range(6, 12)]
     assert lines[0].startswith("generation 0: 6 evaluations, AP best ")
 
 
-def test_all_failed_is_not_the_end(tmp_path):
-    evaluations = search(tmp_path, lambda task: Outcome("failed", error="made up"), generations=3)
-    assert len(evaluations) == 16 and best_candidate(evaluations) is None
+def test_results_of_a_search_without_a_finished_proxy(tmp_path):
+    with pytest.raises(NoResultError):
+        search(tmp_path, lambda task: Outcome("failed", error="made up", cause="exception"))
     with Store(tmp_path / "search.db") as store:
         write_results(tmp_path, store, SPACE)
+        evaluations = store.evaluations()
+    assert best_candidate(evaluations) is None
     assert (tmp_path / "report.html").exists() and not (tmp_path / "best.json").exists()
     assert "6 failed" in generation_line(0, evaluations[:6], None, "AP")
 
@@ -342,20 +345,21 @@ def test_an_interruption_that_strikes_between_evaluations_reaches_the_executor(t
     assert story(search(tmp_path / "out")) == story(search(tmp_path / "whole"))
 
 
-def test_finalists_that_are_killed_count_as_failed_and_are_not_tried_for_ever(tmp_path):
+def test_finalists_that_are_killed_count_in_no_mean_and_are_not_tried_for_ever(tmp_path):
     made = []
 
     def proxy(task):
         made.append(task)
         if task.iterations and task.seed > 9:
-            return Outcome("failed", error="killed by SIGKILL")  # as an executor says it, which knows no iterations
+            # As an executor says it, which knows no iterations.
+            return Outcome("failed", error="killed by SIGKILL", cause="killed")
         return fake_proxies.target_distance(task)
 
-    found = search(tmp_path / "out", proxy, final_iterations=500, finalists=2, repeats=3)
+    more = {"final_iterations": 500, "finalists": 2, "repeats": 3, "retries": 1}
+    found = search(tmp_path / "out", proxy, **more)
     finals = [e for e in found if e.stage == FINAL]
     assert {e.planned for e in finals} == {500} and "failed" in {e.status for e in finals}
     best = best_candidate(found).final
-    assert len(best.by_seed) > 1 and best.mean < max(best.by_seed)
-    count = len(made)
-    search(tmp_path / "out", proxy, final_iterations=500, finalists=2, repeats=3)
-    assert len(made) == count
+    assert len(best.by_seed) == 1 and best.seeds == {9, 10, 11}
+    attempts = [(t.seed, t.attempt) for t in made if t.iterations and t.genome == best.genome]
+    assert attempts == [(9, 1), (10, 1), (10, 2), (11, 1), (11, 2)]

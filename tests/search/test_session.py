@@ -8,7 +8,7 @@ from pathlib import Path
 import portalocker
 import pytest
 
-from paramap_d2.errors import UserError
+from paramap_d2.errors import NoResultError, UserError
 from paramap_d2.losses import load_loss
 from paramap_d2.search.session import SearchOptions, run_search
 from paramap_d2.search.store import FINISHED, Store, StoreError
@@ -83,17 +83,25 @@ def test_real_proxies_repeated_stopped_and_trained_longer(tmp_path, tiny):
 
 
 @pytest.mark.parametrize(
-    "opts, status, error",
+    "opts, status, cause, error",
     [
-        (["SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", "6"], "diverged", "FloatingPointError: Loss became infinite"),
-        (["MODEL.RETINANET.SCORE_THRESH_TEST", "1.5"], "no detections", "finds nothing"),
-        (["MODEL.BACKBONE.NAME", "build_nothing"], "failed", "KeyError: .*build_nothing"),
+        (
+            ["SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", "6"],
+            "diverged",
+            "",
+            "FloatingPointError: Loss became infinite",
+        ),
+        (["MODEL.RETINANET.SCORE_THRESH_TEST", "1.5"], "no detections", "", "finds nothing"),
+        (["MODEL.BACKBONE.NAME", "build_nothing"], "failed", "exception", "KeyError: .*build_nothing"),
     ],
 )
-def test_failures_are_told_apart_and_never_the_end(tmp_path, tiny, opts, status, error):
-    assert run_search(options(tmp_path / "out", [*tiny, *opts], generations=1)) is None
+def test_failures_are_told_apart(tmp_path, tiny, opts, status, cause, error):
+    with pytest.raises(NoResultError, match=f"all 2 proxies of generation 0 failed.*{error}.*report.html"):
+        run_search(options(tmp_path / "out", [*tiny, *opts], generations=1, retries=1))
+    assert len(rows(tmp_path / "out")) == (4 if status == "failed" else 2)
     for evaluation in rows(tmp_path / "out"):
-        assert evaluation.status == status and evaluation.fitness == 0.0
+        assert evaluation.status == status and evaluation.fitness == 0.0 and evaluation.cause == cause
+        assert list(evaluation.versions) == ["torch", "detectron2", "paramap_d2"]
         assert re.search(error, evaluation.error) and "\n" not in evaluation.error
         assert evaluation.log
     assert not (tmp_path / "out" / "best.json").exists()
@@ -113,7 +121,8 @@ def test_a_loss_that_stays_at_one_is_stopped(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(ParameterizedAPLoss, "terms", terms)
     monkeypatch.setattr("paramap_d2.search.proxies.proxy.STUCK_ITERATIONS", 3)
     opts = [*tiny, "SOLVER.MAX_ITER", "50"]
-    assert run_search(options(tmp_path / "out", opts, generations=1)) is None
+    with pytest.raises(NoResultError, match="stayed at 1"):
+        run_search(options(tmp_path / "out", opts, generations=1))
     assert {(e.status, e.iterations) for e in rows(tmp_path / "out")} == {("diverged", 3)}
     assert all("stayed at 1" in e.error for e in rows(tmp_path / "out"))
 
@@ -123,8 +132,22 @@ def test_out_of_memory_is_named(tmp_path, tiny, monkeypatch):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr("paramap_d2.losses.ParameterizedAPLoss.terms", full)
-    assert run_search(options(tmp_path / "out", tiny, generations=1)) is None
-    assert all(e.error.startswith("out of memory: ") for e in rows(tmp_path / "out"))
+    with pytest.raises(NoResultError, match="out of memory"):
+        run_search(options(tmp_path / "out", tiny, generations=1, retries=0))
+    # Raised in the loss, and yet the machine's.
+    assert all(e.error.startswith("out of memory: ") and e.cause == "memory" for e in rows(tmp_path / "out"))
+
+
+def test_an_exception_in_the_loss_is_the_losss(tmp_path, tiny, monkeypatch):
+    from paramap_d2 import losses
+
+    real = losses.ParameterizedAPLoss.forward
+    monkeypatch.setattr(
+        losses.ParameterizedAPLoss, "forward", lambda self, scores, *rest: real(self, scores[:1], *rest)
+    )
+    with pytest.raises(NoResultError, match="all 2 proxies"):
+        run_search(options(tmp_path / "out", tiny, generations=1))
+    assert [(e.status, e.cause, e.attempt) for e in rows(tmp_path / "out")] == [("failed", "loss", 1)] * 2
 
 
 @pytest.mark.parametrize(
@@ -136,6 +159,8 @@ def test_out_of_memory_is_named(tmp_path, tiny, monkeypatch):
         ({"workers": 2}, [], "inline executor has one worker"),
         ({"evaluations": 0}, [], "evaluations must be at least 1, not 0"),
         ({"reevaluate": 0}, [], "reevaluate must be at least 1, not 0"),
+        ({"retries": -1}, [], "retries must be at least 0, not -1"),
+        ({"seed": -1}, [], "seed must be at least 0, not -1"),
         ({"final_iters": 0}, [], "final-iters must be at least 1"),
         ({"cpus_per_proxy": 1.0}, [], "--cpus-per-proxy is an option of --executor ray"),
         ({"algorithm": "luck"}, [], "algorithm must be one of ga, cmaes, random, ppo, not 'luck'"),

@@ -16,8 +16,9 @@ from typing import Protocol
 from pebble import ProcessExpired, ProcessPool
 
 from paramap_d2.errors import UserError
-from paramap_d2.search.proxies.proxy import Outcome, Task, first_line
-from paramap_d2.search.store import INTERRUPTED
+from paramap_d2.search.proxies.failures import cause_of, first_line
+from paramap_d2.search.proxies.proxy import Outcome, Task
+from paramap_d2.search.store import FAILED, INTERRUPTED, KILLED, OTHER, TIME
 
 Evaluate = Callable[[Task], Outcome]
 
@@ -119,14 +120,13 @@ class ProcessExecutor:
         try:
             return future.result()
         except TimeoutError:
-            error = f"exceeded the time limit of {self.timeout:g} s"
+            return failed(f"exceeded the time limit of {self.timeout:g} s", started, TIME)
         except ProcessExpired as expired:
             code = expired.exitcode
             died = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
-            error = f"the worker process died ({died})"
+            return failed(f"the worker process died ({died})", started, KILLED)
         except Exception as raised:  # an outcome that cannot be sent
-            error = first_line(raised)
-        return failed(error, started)
+            return failed(first_line(raised), started, OTHER)
 
     def close(self) -> None:
         for pool in self._pools:
@@ -146,12 +146,12 @@ def attempt(evaluate: Evaluate, task: Task) -> Outcome:
     try:
         return evaluate(task)
     except BaseException as raised:
-        return failed(first_line(raised), started)
+        return failed(first_line(raised), started, cause_of(raised))
 
 
-def failed(error: str, started: float) -> Outcome:
+def failed(error: str, started: float, cause: str) -> Outcome:
     """The outcome of a task without a result."""
-    return Outcome("failed", error=error, started=started, seconds=time.time() - started)
+    return Outcome(FAILED, error=error, started=started, seconds=time.time() - started, cause=cause)
 
 
 def interrupted(started: float) -> Outcome:

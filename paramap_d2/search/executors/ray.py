@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from paramap_d2.errors import UserError
-from paramap_d2.search.proxies.proxy import Outcome, Task, first_line
+from paramap_d2.search.proxies.failures import first_line
+from paramap_d2.search.proxies.proxy import Outcome, Task
+from paramap_d2.search.store import KILLED, OTHER, TIME
 
 from .local import Evaluate, attempt, end_after, end_together, failed, interrupted
 
@@ -23,6 +25,9 @@ FORWARDED = ("DETECTRON2_DATASETS", "PARAMAP_DATASETS", "FVCORE_CACHE", "TORCH_H
 
 OBJECT_STORE = 128 * 2**20
 """Bytes of shared memory of a local Ray: outcomes are small, and Ray's own default is a third of all memory."""
+
+START_RETRIES = 2
+"""How often in a row a worker may fail to start before that is the end of the search."""
 
 
 @dataclass
@@ -49,9 +54,8 @@ class RayExecutor:
     """Workers on a Ray cluster, or on a local Ray that lives as long as the executor.
 
     Workers live on from task to task, and tasks go only to workers that have started: one that waits for room on a
-    full cluster holds nothing up. A worker or machine that dies costs its running task alone, which is tried again on
-    another one; a task that exceeds ``timeout`` or raises is a failed outcome, as from the other executors. The
-    machines share the folders of the search and its data, under the same names.
+    full cluster holds nothing up. A worker or machine that dies costs its running task alone, a failed outcome as from
+    the other executors. The machines share the folders of the search and its data, under the same names.
 
     Args:
         workers: proxies at a time.
@@ -60,7 +64,6 @@ class RayExecutor:
             with room for all workers, whether this machine has as many processors or not.
         cpus: processors of each proxy, which are its torch threads too.
         gpus: GPUs of each proxy; a fraction shares one.
-        retries: how often a task whose worker died is tried again.
 
     Raises:
         UserError: Ray is not installed, the cluster cannot be reached, or no machine of it has room for a proxy.
@@ -73,7 +76,6 @@ class RayExecutor:
         address: str | None = None,
         cpus: float = 1.0,
         gpus: float = 0.0,
-        retries: int = 2,
     ):
         if workers < 1:
             raise UserError(f"--workers must be at least 1, not {workers}")
@@ -83,9 +85,7 @@ class RayExecutor:
             raise UserError(f"--cpus-per-proxy must be a positive number, not {cpus:g}")
         if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
             raise UserError(f"--gpus-per-proxy must be a fraction or a whole number, not {gpus:g}")
-        if retries < 0:
-            raise UserError(f"retries must be at least 0, not {retries}")
-        self.workers, self.timeout, self.retries = workers, timeout, retries
+        self.workers, self.timeout = workers, timeout
         self._threads = max(1, int(cpus))
         self._slots = [_Slot(number) for number in range(workers)]
         self._ray = _import_ray()
@@ -99,7 +99,6 @@ class RayExecutor:
 
     def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
         waiting = deque(range(len(tasks)))
-        tries = [0] * len(tasks)
         try:
             while waiting or any(slot.job for slot in self._slots):
                 for slot in self._slots:
@@ -108,7 +107,6 @@ class RayExecutor:
                         slot.awaited = slot.actor.ready.remote()
                     elif waiting and slot.awaited is None:
                         place = waiting.popleft()
-                        tries[place] += 1
                         slot.job = _Job(place, time.time(), time.monotonic() + (self.timeout or math.inf))
                         slot.awaited = slot.actor.attempt.remote(evaluate, tasks[place])
                 for slot in self._ended():
@@ -116,13 +114,7 @@ class RayExecutor:
                     if job is None:
                         self._started(slot)
                         continue
-                    outcome, death = self._outcome(slot)
-                    if death and tries[job.place] <= self.retries:
-                        waiting.appendleft(job.place)
-                        continue
-                    if death:
-                        times = "once" if tries[job.place] == 1 else f"{tries[job.place]} times"
-                        outcome = failed(f"the worker died ({death}); tried {times}", job.started)
+                    outcome = self._outcome(slot)
                     outcome.worker = slot.number
                     yield job.place, outcome
         except KeyboardInterrupt:
@@ -156,27 +148,27 @@ class RayExecutor:
         except self._ray.exceptions.RayError as error:
             self._end(slot)
             slot.failed_starts += 1
-            if slot.failed_starts > self.retries:
+            if slot.failed_starts > START_RETRIES:
                 raise UserError(f"Ray cannot start a worker: {_reason(error)}") from None
         else:
             slot.awaited, slot.failed_starts = None, 0
 
-    def _outcome(self, slot: _Slot) -> tuple[Outcome, str]:
-        """What came of the job of a slot, and why its worker died, if it did. The slot is free afterwards."""
+    def _outcome(self, slot: _Slot) -> Outcome:
+        """What came of the job of a slot, which is free afterwards."""
         job = slot.job
         try:
             outcome = self._ray.get(slot.awaited, timeout=0)
         except self._ray.exceptions.GetTimeoutError:
             self._end(slot)
-            return failed(f"exceeded the time limit of {self.timeout:g} s", job.started), ""
+            return failed(f"exceeded the time limit of {self.timeout:g} s", job.started, TIME)
         except self._ray.exceptions.RayTaskError as error:  # a task or outcome that cannot be sent
             slot.job = slot.awaited = None
-            return failed(first_line(error.cause), job.started), ""
+            return failed(first_line(error.cause), job.started, OTHER)
         except self._ray.exceptions.RayError as error:
             self._end(slot)
-            return failed("", job.started), _reason(error)
+            return failed(f"the worker died ({_reason(error)})", job.started, KILLED)
         slot.job = slot.awaited = None
-        return outcome, ""
+        return outcome
 
     def _end(self, slot: _Slot) -> None:
         if slot.actor is not None:

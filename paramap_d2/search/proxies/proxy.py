@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 
 from paramap_d2.search.space import Genome, SearchSpace
 from paramap_d2.search.stopping import Checkpoint
-from paramap_d2.search.store import FINISHED, SEARCH, STOPPED
+from paramap_d2.search.store import DIVERGED, FAILED, FINISHED, MEMORY, NO_DETECTIONS, OTHER, SEARCH, STOPPED
 
 from .config import ProxyConfig, Results
+from .failures import cause_of, first_line
+from .versions import versions
 
 if TYPE_CHECKING:
     from detectron2.engine import HookBase
@@ -38,6 +40,7 @@ class Task:
         stage: see :class:`paramap_d2.search.store.Evaluation`.
         iterations: of the training, instead of the proxy's own.
         checkpoints: see :func:`paramap_d2.search.stopping.checkpoints`.
+        attempt: at it, from 1.
     """
 
     generation: int
@@ -47,6 +50,7 @@ class Task:
     stage: str = SEARCH
     iterations: int | None = None
     checkpoints: Sequence[Checkpoint] = ()
+    attempt: int = 1
 
 
 @dataclass
@@ -64,6 +68,8 @@ class Outcome:
     worker: int = 0
     planned: int = 0
     curve: list[list[float]] = field(default_factory=list)
+    cause: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 class StuckError(ArithmeticError):
@@ -94,45 +100,59 @@ class Proxy:
     folder: str
 
     def __call__(self, task: Task) -> Outcome:
-        longer = "" if task.iterations is None else f"_{task.iterations}"
-        folder = Path(self.folder) / f"g{task.generation:03d}_{task.position:03d}_s{task.seed}{longer}"
+        folder = self._folder_of(task)
         folder.mkdir(parents=True, exist_ok=True)
-        outcome = Outcome("failed", started=time.time())
+        outcome = Outcome(FAILED, started=time.time(), versions=versions())
         begin = time.perf_counter()
-        log_path = folder / "log.txt"
+        log_path, hooks = self.log(task), []
         with _logging_to(log_path):
             try:
-                self._evaluate(task, folder, outcome)
+                self._evaluate(task, folder, outcome, hooks)
             except HopelessError as error:
                 outcome.status, outcome.error = STOPPED, str(error)
             except (FloatingPointError, StuckError) as error:
-                outcome.status, outcome.error = "diverged", first_line(error)
+                outcome.status, outcome.error = DIVERGED, first_line(error)
             except (Exception, SystemExit) as error:
                 traceback.print_exc()
-                outcome.status = "failed"
-                memory = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
-                outcome.error = ("out of memory: " if memory else "") + first_line(error)
+                self._failed(outcome, error, hooks)
         outcome.seconds = time.perf_counter() - begin
         if outcome.status not in (FINISHED, STOPPED):
             outcome.fitness = 0.0
             outcome.log = tail(log_path)
         return outcome
 
-    def _evaluate(self, task: Task, folder: Path, outcome: Outcome) -> None:
+    def log(self, task: Task) -> Path:
+        """Where a task's output goes, each attempt's to a file of its own."""
+        return self._folder_of(task) / ("log.txt" if task.attempt == 1 else f"log_{task.attempt}.txt")
+
+    def _folder_of(self, task: Task) -> Path:
+        longer = "" if task.iterations is None else f"_{task.iterations}"
+        return Path(self.folder) / f"g{task.generation:03d}_{task.position:03d}_s{task.seed}{longer}"
+
+    def _failed(self, outcome: Outcome, error: BaseException, hooks: Sequence[HookBase]) -> None:
+        outcome.status, outcome.cause, outcome.error = FAILED, cause_of(error), first_line(error)
+        if outcome.cause == MEMORY:
+            outcome.error = f"out of memory: {outcome.error}"
+        elif outcome.cause == OTHER and any(hook.not_finite() for hook in hooks):
+            # What a detector of such weights gives, many a library refuses in words of its own.
+            outcome.status, outcome.cause, outcome.error = DIVERGED, "", f"weights are not finite: {outcome.error}"
+
+    def _evaluate(self, task: Task, folder: Path, outcome: Outcome, hooks: list[HookBase]) -> None:
         from paramap_d2.losses import save_loss
 
         loss_file = folder / "loss.json"
         save_loss(loss_file, self.space.decode(task.genome), {"genome": task.genome, "seed": task.seed})
 
         def watch(evaluate: Callable[[], Results]) -> HookBase:
-            return _watch(task, outcome, self.metric, lambda: self._fitness(evaluate(), outcome))
+            hooks.append(_watch(task, outcome, self.metric, lambda: self._fitness(evaluate(), outcome)))
+            return hooks[-1]
 
         results = self.config.train(loss_file, folder, task.seed, watch, task.iterations)
         fitness = self._fitness(results, outcome)
         if math.isfinite(fitness):
             outcome.status, outcome.fitness = FINISHED, fitness
         else:
-            outcome.status, outcome.error = "no detections", "the trained detector finds nothing"
+            outcome.status, outcome.error = NO_DETECTIONS, "the trained detector finds nothing"
 
     def _fitness(self, results: Results, outcome: Outcome) -> float:
         """The metric in an evaluator's figures, NaN where nothing is detected; the outcome gets all figures."""
@@ -171,6 +191,10 @@ def _watch(task: Task, outcome: Outcome, metric: str, fitness: Callable[[], floa
             outcome.iterations = self.trainer.iter + 1
             if outcome.iterations in self.thresholds and outcome.iterations < outcome.planned:
                 self.check(self.thresholds[outcome.iterations])
+
+        def not_finite(self) -> bool:
+            model = getattr(self.trainer, "model", None)  # none before the training began
+            return model is not None and not all(p.isfinite().all() for p in model.parameters())
 
         def check(self, least: float | None) -> None:
             with _unnoticed():
@@ -233,10 +257,3 @@ def tail(path: str | os.PathLike[str], size: int = 4000) -> str:
     except OSError:
         return ""
     return text.partition("\n")[2] if cut else text
-
-
-def first_line(error: BaseException) -> str:
-    """An exception's type and the first line of what it says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else ""
-    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

@@ -86,6 +86,7 @@ def test_what_a_proxy_does_wrong_costs_its_task_alone(executor):
     runner = executor(2, timeout=4.0)
     found = dict(runner.run(fake_proxies.misbehave, tasks(6)))
     assert [found[place].status for place in range(4)] == ["failed"] * 4
+    assert [found[place].cause for place in range(4)] == ["killed", "killed", "time", "exception"]
     assert "exit code 7" in found[0].error
     assert "SIGSEGV" in found[1].error
     assert found[2].error == "exceeded the time limit of 4 s"

@@ -85,15 +85,16 @@ def test_outcomes_as_inline_whatever_proxies_do(executor, tmp_path, monkeypatch)
         return [(place, found[place].status, found[place].fitness) for place in sorted(found)]
 
     # A third worker finds no room on two processors; its start holds nothing up.
-    runner = executor(3, timeout=6.0, retries=0)
+    runner = executor(3, timeout=6.0)
     assert outcomes(runner) == outcomes(InlineExecutor())
 
     found = dict(runner.run(fake_proxies.misbehave, tasks(6)))
     for place in (0, 1):
-        assert found[place].error == "the worker died (its process was killed or crashed); tried once"
+        assert found[place].error == "the worker died (its process was killed or crashed)"
     assert found[2].error == "exceeded the time limit of 6 s"
     assert found[3].error == "RuntimeError: made up"
     assert all((found[place].status, found[place].fitness) == ("failed", 0.0) for place in range(4))
+    assert [found[place].cause for place in range(4)] == ["killed", "killed", "time", "exception"]
     assert found[5].fitness == fake_proxies.target_distance(tasks(6)[5]).fitness
 
     runner.timeout = None
@@ -106,19 +107,15 @@ def test_outcomes_as_inline_whatever_proxies_do(executor, tmp_path, monkeypatch)
     assert dict(runner.run(fake_proxies.environment, tasks(1)))[0].error == f"elsewhere 1 {os.getcwd()}"
 
 
-def test_a_task_whose_worker_dies_is_tried_again_within_bounds(executor, tmp_path):
-    once, always = tmp_path / "once", tmp_path / "always"
-    once.mkdir(), always.mkdir()
-    runner = executor(2, retries=1)
-    found = dict(runner.run(fake_proxies.Dying(once, 1), tasks(3)))
-    assert len(files(once, 0)) == 1 and found[1].fitness == fake_proxies.target_distance(tasks(2)[1]).fitness
-
-    found = dict(runner.run(fake_proxies.Dying(always, 99), tasks(3)))
-    assert found[1].error == "the worker died (its process was killed or crashed); tried 2 times"
-    assert len(files(always, 0)) == 2
+def test_a_worker_that_dies_costs_its_task_alone_and_another_takes_its_place(executor, tmp_path):
+    runner = executor(2)
+    found = dict(runner.run(fake_proxies.Dying(tmp_path, 1), tasks(3)))
+    assert (found[1].status, found[1].cause) == ("failed", "killed")
     assert [found[place].fitness for place in (0, 2)] == [
         fake_proxies.target_distance(tasks(3)[place]).fitness for place in (0, 2)
     ]
+    again = dict(runner.run(fake_proxies.Dying(tmp_path, 1), tasks(3)))
+    assert again[1].fitness == fake_proxies.target_distance(tasks(2)[1]).fitness
 
 
 def test_interrupted_or_beyond_its_time_a_worker_ends_with_all_it_started(executor, tmp_path):
@@ -161,10 +158,11 @@ def test_a_machine_that_is_lost_costs_only_what_ran_on_it(cluster, executor, tmp
     thread.start()
     found = dict(runner.run(fake_proxies.Awaiting(tmp_path), tasks(2)))
     thread.join()
-    assert [found[place].fitness for place in range(2)] == [
-        fake_proxies.target_distance(task).fitness for task in tasks(2)
-    ]
-    assert len(files(tmp_path, 0)) == 4  # one of the two began twice
+    assert sorted(found[place].status for place in range(2)) == ["failed", FINISHED]
+    (lost,) = [outcome for outcome in found.values() if outcome.status == "failed"]
+    assert lost.cause == "killed" and "the worker died" in lost.error
+    again = dict(runner.run(fake_proxies.Awaiting(tmp_path), tasks(2)))
+    assert {outcome.status for outcome in again.values()} == {FINISHED}
 
 
 SEARCH = """
@@ -216,7 +214,6 @@ def test_nothing_outlives_the_search(request, tmp_path, where, end):
         ({"workers": 1, "timeout": -1.0}, "timeout must be"),
         ({"workers": 1, "cpus": 0}, "CPUs of a proxy"),
         ({"workers": 1, "gpus": 1.5}, "GPUs of a proxy"),
-        ({"workers": 1, "retries": -1}, "retries must be"),
         ({"workers": 1, "address": "127.0.0.1:1"}, "cannot reach a Ray cluster at 127.0.0.1:1: ConnectionRefusedError"),
         ({"workers": 1, "address": "nonsense"}, "cannot reach a Ray cluster at nonsense: ValueError"),
     ],

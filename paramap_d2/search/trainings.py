@@ -1,0 +1,155 @@
+"""The trainings of a search: made now where its store has none, tried again where the machine failed them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from .candidates import best_candidate
+from .executors.local import Evaluate, Executor
+from .proxies.proxy import Outcome, Task
+from .store import FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """How far a search has come, told after every evaluation."""
+
+    generation: int | None  # None in the final trainings
+    done: int  # evaluations that have ended, of the whole search
+    total: int  # as many as are known to come
+    best: float | None  # highest fitness so far: the mean of a loss with repeats, or a single one of this generation
+
+
+class Trainings:
+    """Runs tasks and keeps what comes of them in the store.
+
+    Args:
+        evaluate, executor: what a task is evaluated by, and where.
+        retries: of what the machine failed, at most.
+        planned: proxies that are known to come from the start.
+        on_progress: is told after every evaluation.
+
+    Attributes:
+        done: an evaluation for every task so far, in the order in which they were asked for.
+        generation: that the search is at, for who watches; None in the final trainings.
+        made: evaluations that were made in this run.
+    """
+
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        executor: Executor,
+        store: Store,
+        retries: int,
+        planned: int,
+        on_progress: Callable[[SearchProgress], None],
+    ):
+        self.evaluate, self.executor, self.store, self.retries = evaluate, executor, store, retries
+        self.on_progress = on_progress
+        self.done: list[Evaluation] = []
+        self.generation: int | None = 0
+        self.made = 0
+        self._best: float | None = None
+        self._planned, self._extra = planned, 0
+        ended = [e for e in store.evaluations() if e.status != INTERRUPTED]
+        self._tries = Counter(map(_key_of, ended))
+        self._last = {_key_of(e): e for e in ended}
+        self._repeats = sorted((e for e in self._last.values() if e.stage == REPEAT), key=lambda e: e.id)
+        self._begun: dict[int, int] = {}  # id of the first evaluation of a generation
+        for e in reversed(ended):
+            if e.stage == SEARCH:
+                self._begun[e.generation] = e.id
+
+    def run(self, tasks: Sequence[Task]) -> list[Evaluation]:
+        """An evaluation of every task, in their order."""
+        self._extra += sum(task.stage != SEARCH for task in tasks)
+        found = [self._last.get(_key(task)) for task in tasks]
+        # What the machine failed in an earlier run is tried again in this one.
+        found = [e if e is not None and e.counts else None for e in found]
+        self._tell(found)
+        for _ in range(1 + self.retries):
+            places = [place for place, e in enumerate(found) if e is None or e.by_machine]
+            if not places:
+                break
+            self._attempt(tasks, places, found)
+        self._keep(found)
+        return found
+
+    def recall(self, tasks: Sequence[Task]) -> list[Evaluation]:
+        """The evaluations of a whole generation that the algorithm was told of, and its repeats.
+
+        Raises:
+            StoreError: the store has none of a task: the algorithm asks for something else than it did.
+        """
+        found = [self._last.get(_key(task)) for task in tasks]
+        if None in found:
+            raise StoreError(
+                f"{self.store.path}: the algorithm asks for other losses in generation {tasks[0].generation} than it "
+                "did when they were trained; go on with the versions that the store's evaluations name"
+            )
+        self._tell(found)
+        end = self._begun.get(tasks[0].generation + 1)
+        repeats = [e for e in self._repeats if end is None or e.id < end]
+        self._repeats = self._repeats[len(repeats) :]
+        self._extra += len(repeats)
+        self._keep([*found, *repeats])
+        return found
+
+    def _attempt(self, tasks: Sequence[Task], places: Sequence[int], found: list[Evaluation | None]) -> None:
+        tries = [replace(tasks[place], attempt=self._tries[_key(tasks[place])] + 1) for place in places]
+        ending = self.executor.run(self.evaluate, tries)
+
+        def keep(order: int, outcome: Outcome) -> None:
+            task = tries[order]
+            # A training that was killed cannot say how long it was to be.
+            outcome.planned = task.iterations or outcome.planned
+            evaluation = self.store.add(
+                Evaluation(
+                    task.generation,
+                    task.position,
+                    task.genome,
+                    task.seed,
+                    stage=task.stage,
+                    attempt=task.attempt,
+                    **asdict(outcome),
+                )
+            )
+            if evaluation.status != INTERRUPTED:
+                self.made += 1
+                self._tries[_key(task)] += 1
+                self._last[_key(task)] = evaluation
+                found[places[order]] = evaluation
+                self._tell(found)
+
+        try:
+            for order, outcome in ending:
+                keep(order, outcome)
+        except KeyboardInterrupt as stop:  # the executor is to hear of it wherever it struck
+            keep(*ending.throw(stop))
+            for order, outcome in ending:
+                keep(order, outcome)
+            raise
+
+    def _keep(self, found: Sequence[Evaluation]) -> None:
+        self.done.extend(found)
+        leader = best_candidate(self.done)
+        self._best = leader and (leader.final or leader).mean
+
+    def _tell(self, current: Sequence[Evaluation | None]) -> None:
+        ended = [e for e in current if e is not None]
+        highest = [e.fitness for e in ended if e.status == FINISHED and e.stage != REPEAT]
+        if self._best is not None:
+            highest.append(self._best)
+        total = max(self._planned + self._extra, len(self.done) + len(current))
+        progress = SearchProgress(self.generation, len(self.done) + len(ended), total, max(highest, default=None))
+        self.on_progress(progress)
+
+
+def _key(task: Task) -> tuple:
+    return tuple(task.genome), task.seed, task.iterations
+
+
+def _key_of(e: Evaluation) -> tuple:
+    return tuple(e.genome), e.seed, e.planned if e.stage == FINAL else None
