@@ -31,13 +31,16 @@ def detector_heads(cfg: CfgNode) -> tuple[str, ...]:
     return heads
 
 
-def num_classes(cfg: CfgNode) -> int:
-    """The number of classes that the config's detector tells apart."""
+def num_classes(cfg: CfgNode) -> int | None:
+    """The number of classes that the config's detector tells apart; None where it tells none apart, as a
+    ProposalNetwork, or is not known here."""
     if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
         return cfg.MODEL.RETINANET.NUM_CLASSES
     if cfg.MODEL.META_ARCHITECTURE == "ParamAPDeformableDETR":
         return cfg.MODEL.DEFORMABLE_DETR.NUM_CLASSES
-    return cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN"):
+        return cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    return None
 
 
 def check_data(names: Sequence[str], classes: int | None) -> None:

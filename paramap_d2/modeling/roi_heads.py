@@ -52,7 +52,7 @@ class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
         gt_boxes = torch.cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
 
         def boxes_of(index: Tensor) -> Tensor:
-            of_class = deltas.view(len(deltas), -1, 4)[index]
+            of_class = deltas.view(len(deltas), deltas.shape[1] // 4, 4)[index]
             if of_class.shape[1] > 1:  # a box for each class
                 of_class = of_class[torch.arange(len(index), device=index.device), labels[index], None]
             return self.box2box_transform.apply_deltas(of_class.squeeze(1), proposal_boxes[index])

@@ -7,12 +7,15 @@ import pytest
 import reference
 import torch
 from detectors import DETECTORS, ap50, batch, build, config, losses, overfit, without_objects
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 from paramap_d2.losses import LossFileError, box_quality, load_loss, save_loss
 from paramap_d2.modeling import BoxAPLoss
 from paramap_d2.modeling.box_ap_loss import warn_of_score_threshold
+from paramap_d2.modeling.roi_heads import ParamAPFastRCNNOutputLayers
 
 KINDS = sorted(DETECTORS)
 ONE_STAGE = ["retinanet", "fcos"]
@@ -301,3 +304,19 @@ def test_a_score_threshold_is_warned_of_once(detector, caplog):
         build(detector, f"MODEL.{section}.SCORE_THRESH_TEST", "0.05")
     (record,) = [r for r in caplog.records if "SCORE_THRESH" in r.message]
     assert f"MODEL.{section}.SCORE_THRESH_TEST is 0.05" in record.message and "a fifth of AP" in record.message
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_no_proposals_give_losses_of_0(agnostic):
+    """An RPN may find nothing at first. The losses are connected all the same: DDP waits for every gradient."""
+    cfg = config("faster_rcnn")
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = agnostic
+    predictor = ParamAPFastRCNNOutputLayers(cfg, ShapeSpec(channels=8))
+    none = Instances((64, 64), proposal_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.long))
+    with EventStorage():
+        losses = predictor.losses(predictor(torch.zeros(0, 8)), [none, none])
+    assert {name: loss.item() for name, loss in losses.items()} == {"loss_cls": 0.0, "loss_box_reg": 0.0}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in predictor.parameters())
+    found, kept = predictor.inference(predictor(torch.zeros(0, 8)), [none, none])
+    assert [len(instances) for instances in found] == [0, 0]
