@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -72,8 +73,10 @@ def run(name: str, arguments: Sequence[str] | None = None) -> int:
     """
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     given = sys.argv[1:] if arguments is None else list(arguments)
-    # Detectron2's own on import. Here, since a filter that an import sets would be everybody's.
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+    # Of Detectron2's own code, at each import in each process. Here, since what an import set would be everybody's.
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
+    own = "ignore:`torch.jit.script` is deprecated:FutureWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [own, os.environ.get("PYTHONWARNINGS")]))
     return exit_status(lambda: module.main(given))
 
 

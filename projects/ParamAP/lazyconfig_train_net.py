@@ -11,9 +11,11 @@ The options are those of Detectron2's own tools/lazyconfig_train_net.py.
 """
 
 import sys
+import warnings
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, launch
+with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's, of Detectron2's own code
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, launch
 
 from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
 from paramap_d2.engine.calibration import warn_if_uncalibrated

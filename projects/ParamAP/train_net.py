@@ -10,11 +10,13 @@ MODEL.META_ARCHITECTURE RetinaNet.
 """
 
 import sys
+import warnings
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
+with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's, of Detectron2's own code
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.engine import default_argument_parser, default_setup, launch
+    from detectron2.evaluation import verify_results
+    from detectron2.utils import comm
 
 from paramap_d2.config import check_config, read_config
 from paramap_d2.engine import Trainer
