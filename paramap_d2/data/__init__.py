@@ -9,7 +9,8 @@ from . import bccd, coco, shapes  # noqa: F401  (registration)
 from .augmentation import Expand, MinIoUCrop, SSDMapper, build_train_mapper, color_distortion
 from .catalog import DatasetError, check_datasets, datasets_root
 from .digest import digest
-from .evaluation import VOCEvaluator, build_evaluator
+from .evaluation import build_evaluator
+from .voc_evaluation import VOCEvaluator
 
 __all__ = [
     "DatasetError",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +15,8 @@ from detectron2.utils.file_io import PathManager
 from paramap_d2.errors import UserError
 
 __all__ = ["DatasetError", "check_datasets", "datasets_root"]
+
+logger = logging.getLogger(__name__)
 
 # What to tell a user whose folder is missing, beside the environment variable.
 _HOMES = {
@@ -33,6 +37,8 @@ def datasets_root() -> Path:
 
 def missing(name: str, path: str | os.PathLike[str]) -> DatasetError:
     """The error for a data set whose file or folder `path` does not exist."""
+    if not os.fspath(path).startswith(str(datasets_root())):  # the user's own
+        return DatasetError(f"data set '{name}' needs {os.fspath(path)}, which does not exist")
     home = _HOMES.get(name.split("_")[0], "")
     return DatasetError(
         f"data set '{name}' needs {os.fspath(path)}, which does not exist: set DETECTRON2_DATASETS "
@@ -68,3 +74,10 @@ def check_datasets(names: str | Iterable[str]) -> None:
         for path in paths:
             if path and not PathManager.exists(os.fspath(path)):
                 raise missing(name, path)
+
+
+@functools.cache  # once a process, however often the data set is read
+def warn_of_empty_boxes(name: str, boxes: tuple[str, ...]) -> None:
+    """Say that boxes without width or height are no objects, neither in training nor in evaluation."""
+    shown = "; ".join(boxes[:5]) + ("; ..." if len(boxes) > 5 else "")
+    logger.warning("data set '%s': left out %d boxes without width or height: %s", name, len(boxes), shown)

@@ -6,11 +6,13 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from .catalog import DatasetError
+from .voc import register_voc
 
 __all__ = ["USER_DATASETS", "register_from_file"]
 
@@ -30,11 +32,12 @@ def _register_search_split() -> None:
 
 
 def register_from_file(path: str | os.PathLike[str]) -> list[str]:
-    """Register data sets in COCO form that a JSON file lists.
+    """Register the data sets that a JSON file lists, in COCO or in Pascal VOC form.
 
-    The file: {"my_train": {"json_file": "annotations/train.json", "image_root": "images"}, ...}; paths are
-    relative to the file's own folder. Named in the environment variable `PARAMAP_DATASETS`, it is read when
-    `paramap_d2.data` is imported, so that the workers of a search, which import anew, know the names too.
+    The file: {"my_train": {"json_file": "annotations/train.json", "image_root": "images"},
+    "my_voc": {"dirname": "VOCdevkit/mine", "split": "train", "classes": ["cat", "dog"]}, ...}; paths are relative to
+    the file's own folder. Named in the environment variable `PARAMAP_DATASETS`, it is read when `paramap_d2.data` is
+    imported, so that the workers of a search, which import anew, know the names too.
 
     Args:
         path: the file.
@@ -47,21 +50,39 @@ def register_from_file(path: str | os.PathLike[str]) -> list[str]:
     """
     path = Path(path)
     try:
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DatasetError(f"cannot read the list of data sets {path}: {error}") from error
     if not isinstance(entries, dict):
         raise DatasetError(f"{path}: expected an object of data sets, found {type(entries).__name__}")
     for name, entry in entries.items():
-        if not isinstance(entry, dict) or set(entry) != {"json_file", "image_root"}:
-            raise DatasetError(f"{path}: data set '{name}' needs exactly the keys json_file and image_root")
-        files = {key: str(path.parent / str(value)) for key, value in entry.items()}
-        if name in DatasetCatalog:
-            if all(MetadataCatalog.get(name).get(key) == value for key, value in files.items()):
-                continue
-            raise DatasetError(f"{path}: a data set of the name '{name}' is already registered")
-        register_coco_instances(name, {}, files["json_file"], files["image_root"])
+        _register_entry(name, entry, path)
     return list(entries)
+
+
+def _register_entry(name: str, entry: Any, path: Path) -> None:
+    keys = set(entry) if isinstance(entry, dict) else set()
+    if keys not in ({"json_file", "image_root"}, {"dirname", "split", "classes"}):
+        raise DatasetError(
+            f"{path}: data set '{name}' needs exactly the keys json_file and image_root, or dirname, split and classes"
+        )
+    for key, value in entry.items():
+        if key != "classes" and (not isinstance(value, str) or not value):
+            raise DatasetError(f"{path}: data set '{name}' has the {key} {json.dumps(value)}, not a text")
+    place = {key: str(path.parent / entry[key]) for key in ("json_file", "image_root", "dirname") if key in entry}
+    if "split" in entry:
+        classes = entry["classes"]
+        if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
+            raise DatasetError(f"{path}: data set '{name}' needs a list of texts as its classes")
+        place |= {"split": entry["split"], "thing_classes": classes}
+    if name in DatasetCatalog:
+        if all(MetadataCatalog.get(name).get(key) == value for key, value in place.items()):
+            return
+        raise DatasetError(f"{path}: a data set of the name '{name}' is already registered")
+    if "split" in entry:
+        register_voc(name, place["dirname"], entry["split"], entry["classes"])
+    else:
+        register_coco_instances(name, {}, place["json_file"], place["image_root"])
 
 
 def _register() -> None:

@@ -185,6 +185,11 @@ class NumberedCOCO:
     categories: list[Id]
     empty: list[dict[str, Any]]
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of the detector's classes."""
+        return tuple(entry["name"] for entry in sorted(self.coco["categories"], key=lambda entry: entry["id"]))
+
 
 def number(coco: dict[str, Any], categories: Sequence[Id] | None = None) -> NumberedCOCO:
     """Number a COCO file's content. Images keep the order of their ids, annotations that of the file, so that equals

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
-from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .catalog import DatasetError
-from .evaluation import build_evaluator
+from .evaluation import coco_eval, read_truth
 
 __all__ = ["DetectionCollector", "Detections"]
 
@@ -26,7 +24,7 @@ TRUE_IOU = 0.5
 """A detection is true if it is matched to an object at this IoU."""
 
 _TOUCHES = 1e-6  # COCO's matching at IoU 0 would pair boxes that do not touch, too
-_FIRST_ID = 1  # COCO's matching takes id 0 for "no match"
+_FIRST_ID = 1  # of numbered data
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Detections:
         found = [item for item in self.found if item["score"] >= threshold]
         if not found:
             return float("nan"), float("nan")
-        evaluation = _coco_eval(COCOeval_faster, self.truth, found)
+        evaluation = _coco_eval(coco_eval("bbox"), self.truth, found)
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.evaluate()
             evaluation.accumulate()
@@ -80,33 +78,15 @@ class DetectionCollector(DatasetEvaluator):
         dataset_name: a registered data set that :func:`paramap_d2.data.build_evaluator` evaluates.
 
     Raises:
-        DatasetError: it is not there, or has no annotations.
+        DatasetError: it is not there or not readable, or has no annotations.
     """
 
     def __init__(self, dataset_name: str):
-        coco = build_evaluator(dataset_name, tasks=("bbox",), distributed=False, voc=False)._coco_api
-        if "annotations" not in coco.dataset:
+        truth = read_truth(dataset_name)
+        if "annotations" not in truth.coco:
             raise DatasetError(f"data set '{dataset_name}' has no annotations: nothing says which detections are true")
-        metadata = MetadataCatalog.get(dataset_name)
-        classes = metadata.get("thing_dataset_id_to_contiguous_id")
-        classes = classes or {category: i for i, category in enumerate(sorted(coco.getCatIds()))}
-        self._images = {image["id"]: i for i, image in enumerate(coco.dataset["images"], start=_FIRST_ID)}
-        self.class_names = tuple(metadata.get("thing_classes") or (str(i) for i in range(len(classes))))
-        self._truth = {
-            "images": [{"id": i} for i in self._images.values()],
-            "categories": [{"id": i + _FIRST_ID} for i in range(len(classes))],
-            "annotations": [
-                {
-                    "id": i,
-                    "image_id": self._images[item["image_id"]],
-                    "category_id": classes[item["category_id"]] + _FIRST_ID,
-                    "bbox": item["bbox"],
-                    "area": item.get("area", item["bbox"][2] * item["bbox"][3]),
-                    "iscrowd": item.get("iscrowd", 0),
-                }
-                for i, item in enumerate(coco.dataset["annotations"], start=_FIRST_ID)
-            ],
-        }
+        self._images, self._truth = truth.images, truth.coco
+        self.class_names = truth.class_names
         self.reset()
 
     def reset(self) -> None:

@@ -3,92 +3,164 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib.metadata
+import io
+import itertools
+import json
 import logging
 import os
+import pickle
 import tempfile
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.data import MetadataCatalog
-from detectron2.data.datasets import convert_to_coco_json
-from detectron2.evaluation import (
-    COCOEvaluator,
-    DatasetEvaluator,
-    DatasetEvaluators,
-    PascalVOCDetectionEvaluator,
-    coco_evaluation,
-)
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators, coco_evaluation
+from packaging.version import Version
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .catalog import DatasetError, check_datasets
+from .catalog import DatasetError, check_datasets, warn_of_empty_boxes
+from .coco_file import NumberedCOCO, number, read_coco
+from .voc_evaluation import VOCEvaluator
 
-__all__ = ["VOCEvaluator", "build_evaluator"]
+__all__ = ["EVALUATED", "NumberedCOCOEvaluator", "build_evaluator", "coco_eval", "read_truth"]
+
+EVALUATED = ("coco", "pascal_voc")
+"""The evaluator types that data sets may have."""
 
 logger = logging.getLogger(__name__)
 
 
-class _FastCOCOEvaluator(COCOEvaluator):
-    """COCOEvaluator whose figures come from :mod:`paramap_d2.data.fast_coco`."""
+class NumberedCOCOEvaluator(COCOEvaluator):
+    """Detectron2's COCO evaluator for data whose ids may be anything.
 
-    def _eval_predictions(self, *args: Any, **kwargs: Any) -> None:
-        from .fast_coco import fast_coco_eval
+    pycocotools takes an annotation's id 0 for no annotation at all, its faster kin every id that is not a positive
+    64-bit number; texts for ids of categories stop both. So they are given numbers, sound areas and no empty boxes
+    (see :mod:`~paramap_d2.data.coco_file`); what is written has the user's own ids.
+    """
 
-        # Detectron2 takes a faster implementation from its module alone. It gets its own back.
-        own = coco_evaluation.COCOeval_opt
-        coco_evaluation.COCOeval_opt, self._use_fast_impl = fast_coco_eval, True
+    def __init__(self, dataset_name: str, truth: NumberedCOCO, **options: Any):
+        """
+        Args:
+            dataset_name: a registered name.
+            truth: its content.
+            options: COCOEvaluator's.
+        """
+        annotated = {"annotations": []} if "annotations" in truth.coco else {}
+        stand_in = f"{dataset_name} under numbers"  # what COCOEvaluator reads while it is made
+        with tempfile.TemporaryDirectory(prefix="numbered-") as folder:
+            path = os.path.join(folder, "empty.json")
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump({"images": [], "categories": [], **annotated}, file)
+            MetadataCatalog.get(stand_in).json_file = path
+            try:
+                super().__init__(stand_in, use_fast_impl=False, **options)  # see coco_eval
+            finally:
+                MetadataCatalog.remove(stand_in)
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._truth = truth
+        self._coco_api = COCO()
+        self._coco_api.dataset = truth.coco
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._coco_api.createIndex()
+
+    def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Sequence[Any] | None = None) -> None:
+        found = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
+        tasks = self._tasks or self._tasks_from_predictions(found)
+        categories = self._truth.categories
+        for item in found:
+            if item["category_id"] >= len(categories):
+                raise DatasetError(
+                    f"the detector finds class {item['category_id']} (from 0), "
+                    f"and data set '{self._metadata.name}' has {len(categories)} classes"
+                )
+        if self._output_dir:
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump([{**item, "category_id": categories[item["category_id"]]} for item in found], file)
+        if not self._do_evaluation:
+            logger.info("The data set has no annotations: predictions are written, not evaluated.")
+            return
+        numbered = [
+            {**item, "image_id": self._number(item["image_id"]), "category_id": item["category_id"] + 1}
+            for item in found
+        ]
+        images = self._truth.images
+        for task in sorted(tasks):
+            evaluated = None  # of no detections Detectron2 says NaN
+            if numbered:
+                evaluated = coco_evaluation._evaluate_predictions_on_coco(
+                    self._coco_api,
+                    numbered,
+                    task,
+                    kpt_oks_sigmas=self._kpt_oks_sigmas,
+                    cocoeval_fn=coco_eval(task),
+                    img_ids=None if img_ids is None else [images[i] for i in img_ids if i in images],
+                    max_dets_per_image=self._max_dets_per_image,
+                )
+            self._results[task] = self._derive_coco_results(evaluated, task, class_names=self._truth.class_names)
+
+    def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
+        numbered = [{**p, "image_id": self._number(p["image_id"])} for p in predictions]
+        super()._eval_box_proposals(numbered)
+        if self._output_dir:
+            path = os.path.join(self._output_dir, "box_proposals.pkl")
+            with open(path, "rb") as file:
+                proposals = pickle.load(file)
+            proposals["ids"] = [p["image_id"] for p in predictions]
+            with open(path, "wb") as file:
+                pickle.dump(proposals, file)
+
+    def _number(self, image: Any) -> int:
         try:
-            super()._eval_predictions(*args, **kwargs)
-        finally:
-            coco_evaluation.COCOeval_opt = own
+            return self._truth.images[image]
+        except KeyError:
+            raise DatasetError(
+                f"the detector was given image {image!r}, which data set '{self._metadata.name}' does not have: "
+                "test images and evaluator must be of the same data set"
+            ) from None
 
 
-def _coco_evaluator(name: str, **options: Any) -> COCOEvaluator:
-    """The fastest that is here. A compiled Detectron2 brings one, and to others the package faster-coco-eval does."""
+def coco_eval(task: str) -> type:
+    """What computes the figures: Detectron2's compiled part or faster-coco-eval, which take a tenth of the time, or
+    pycocotools. All agree on numbered data; keypoints are pycocotools' alone."""
+    if task == "keypoints":
+        return COCOeval
     if coco_evaluation.COCOeval_opt is not COCOeval:
-        return COCOEvaluator(name, **options)
-    if importlib.util.find_spec("faster_coco_eval") is not None:
-        return _FastCOCOEvaluator(name, use_fast_impl=False, **options)  # Detectron2's own is not there
+        return coco_evaluation.COCOeval_opt
+    try:
+        if Version(importlib.metadata.version("faster-coco-eval")) >= Version("1.6"):
+            from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+
+            return COCOeval_faster
+    except ImportError:
+        pass
     logger.info("COCO's figures would take a tenth of the time by faster-coco-eval: pip install 'paramap_d2[coco]'")
-    return COCOEvaluator(name, use_fast_impl=False, **options)
+    return COCOeval
 
 
-class VOCEvaluator(PascalVOCDetectionEvaluator):
-    """Detectron2's Pascal VOC evaluator with its figures under `voc`, beside COCO's under `bbox`.
+def read_truth(name: str) -> NumberedCOCO:
+    """A data set's content, whatever its form, as its evaluators take it.
 
-    Objects marked difficult are neither found nor missed, as VOC has it. It reads the annotation files
-    themselves, so that boxes which the loader dropped still count as missed.
+    Raises:
+        DatasetError: it is not registered, not there or not readable.
     """
-
-    def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Returns {"voc": {"AP", "AP50", "AP75"}} in percent on rank 0, None on the others."""
-        results = super().evaluate()
-        if results is None:
-            return None
-        return OrderedDict(voc={key: float(value) for key, value in results["bbox"].items()})
-
-
-@contextlib.contextmanager
-def _in_coco_form(name: str) -> Iterator[None]:
-    """For the length of the context, give the data set a `json_file` in COCO form if it has none.
-
-    COCOEvaluator reads the file while it is made and never again. Left to itself it would write the file
-    into its output folder, take an older one there for the same, and keep that path for the life of the
-    process, even when the folder has gone.
-    """
+    check_datasets(name)
     metadata = MetadataCatalog.get(name)
-    if hasattr(metadata, "json_file"):
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="coco-form-") as folder:
-        path = os.path.join(folder, f"{name}.json")
-        convert_to_coco_json(name, path, allow_cached=False)
-        metadata.json_file = path
-        try:
-            yield
-        finally:
-            del metadata.json_file
+    if metadata.get("json_file"):
+        coco = read_coco(metadata.json_file)
+    else:
+        coco = {"annotations": [], **convert_to_coco_dict(name)}
+    classes = metadata.get("thing_dataset_id_to_contiguous_id")
+    if classes and set(classes) != {category["id"] for category in coco["categories"]}:
+        raise DatasetError(f"data set '{name}' is registered with other category ids than its file has")
+    truth = number(coco, sorted(classes, key=classes.get) if classes else None)
+    if truth.empty:
+        boxes = tuple(f"annotation {item.get('id')} of image {item['image_id']}" for item in truth.empty)
+        warn_of_empty_boxes(name, boxes)
+    return truth
 
 
 def build_evaluator(
@@ -110,25 +182,24 @@ def build_evaluator(
         output_dir: where COCOEvaluator leaves the predictions; None writes nothing.
         tasks: as for COCOEvaluator; None finds them from the predictions.
         distributed: gather the predictions of all ranks.
-        voc: give VOC's figures too for data in VOC form. They take longer than COCO's.
+        voc: give VOC's figures too for data in VOC form.
         scores: a folder: give figures of the scores too, under `scores`, and leave a reliability diagram there.
 
     Raises:
-        DatasetError: the data set is not registered or not there, or is of another kind.
+        DatasetError: the data set is not registered, not there or not readable, or is of another kind.
     """
     check_datasets(dataset_name)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-    if kind not in ("coco", "pascal_voc"):
+    if kind not in EVALUATED:
         raise DatasetError(
             f"data set '{dataset_name}' has evaluator type '{kind}'; this evaluates 'coco' and 'pascal_voc'"
         )
-    with _in_coco_form(dataset_name):
-        coco = _coco_evaluator(dataset_name, tasks=tasks, distributed=distributed, output_dir=output_dir)
-    evaluators = [coco]
+    options = {"tasks": tasks, "distributed": distributed, "output_dir": output_dir}
+    evaluators: list[DatasetEvaluator] = [NumberedCOCOEvaluator(dataset_name, read_truth(dataset_name), **options)]
     if kind == "pascal_voc" and voc:
-        evaluators.append(VOCEvaluator(dataset_name))
+        evaluators.append(VOCEvaluator(dataset_name, distributed))
     if scores is not None:
         from .reliability import ScoreEvaluator  # which evaluates by this module
 
         evaluators.append(ScoreEvaluator(dataset_name, scores))
-    return coco if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)

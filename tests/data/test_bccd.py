@@ -3,7 +3,8 @@ import logging
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from paramap_d2.data import DatasetError, bccd, check_datasets
+from paramap_d2.data import DatasetError, check_datasets
+from paramap_d2.data.catalog import warn_of_empty_boxes
 
 from .voc_form import write_voc
 
@@ -20,7 +21,7 @@ def root(tmp_path, monkeypatch):
         {"train": ["a", "b"], "val": ["b", "a"], "trainval": ["a", "b"], "test": ["b", "a"]},
     )
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    bccd._warn_of_invalid_boxes.cache_clear()
+    warn_of_empty_boxes.cache_clear()
     return tmp_path
 
 
@@ -43,13 +44,13 @@ def test_metadata_is_what_the_evaluators_need(root):
     assert metadata.evaluator_type == "pascal_voc"
 
 
-def test_one_warning_a_process_names_all_invalid_boxes(root, caplog):
+def test_one_warning_a_process_names_the_empty_boxes(root, caplog):
     with caplog.at_level(logging.WARNING, "paramap_d2"):
-        for name in ("bccd_test", "bccd_train", "bccd_test"):
-            DatasetCatalog.get(name)
+        for _ in range(2):
+            DatasetCatalog.get("bccd_test")
     (record,) = caplog.records
     assert record.getMessage() == (
-        "BCCD: dropped 2 boxes without width or height (xmin, ymin, xmax, ymax): "
+        "data set 'bccd_test': left out 2 boxes without width or height: "
         "a WBC (504, 337, 504, 400); a Platelets (30, 50, 40, 45)"
     )
 

@@ -165,7 +165,7 @@ def test_data_without_annotations_is_one_line(tmp_path):
     from detectron2.data.datasets import register_coco_instances
 
     file = tmp_path / "images.json"
-    file.write_text(json.dumps({"images": [], "categories": []}))
+    file.write_text(json.dumps({"images": [], "categories": [{"id": 1, "name": "x"}]}))
     register_coco_instances("no_annotations", {}, str(file), str(tmp_path))
     try:
         with pytest.raises(DatasetError, match="no_annotations"):

@@ -1,4 +1,3 @@
-import importlib.util
 import multiprocessing
 import os
 
@@ -9,10 +8,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
-from pycocotools.cocoeval import COCOeval
 
-from paramap_d2.data import DatasetError, bccd, build_evaluator, shapes
-from paramap_d2.data.fast_coco import fast_coco_eval
+from paramap_d2.data import DatasetError, build_evaluator, shapes
+from paramap_d2.data.evaluation import NumberedCOCOEvaluator
 
 from .voc_form import write_voc
 
@@ -51,8 +49,7 @@ def test_both_evaluators_on_voc_form(bccd_root, tmp_path):
     results = predict(evaluator, "bccd_val")
     assert results["bbox"]["AP"] == pytest.approx(100)
     assert results["bbox"]["AP-Platelets"] == pytest.approx(100)
-    # the invalid WBC box is dropped from COCO's ground truth; VOC's evaluator reads the file, and misses it
-    assert results["voc"]["AP50"] == pytest.approx((100 + 50 + 100) / 3)
+    assert results["voc"]["AP"] == pytest.approx(100)  # the WBC without width is no object, here and there
     assert type(results["voc"]["AP"]) is float
     assert (tmp_path / "out" / "coco_instances_results.json").is_file()
 
@@ -90,7 +87,6 @@ def test_no_file_and_no_path_stay_behind(bccd_root, tmp_path):
         assert not hasattr(MetadataCatalog.get("bccd_val"), "json_file")
         assert not (tmp_path / run).exists()
     (bccd_root / "BCCD/ImageSets/Main/val.txt").write_text("b\na\n")
-    bccd._warn_of_invalid_boxes.cache_clear()
     evaluator = build_evaluator("bccd_val")
     assert len(evaluator._evaluators[0]._coco_api.imgs) == 2
 
@@ -124,7 +120,7 @@ def small_shapes(tmp_path, monkeypatch):
 
 def test_shapes_has_coco_alone(small_shapes):
     evaluator = build_evaluator("shapes_val")
-    assert isinstance(evaluator, COCOEvaluator)
+    assert type(evaluator) is NumberedCOCOEvaluator
     results = predict(evaluator, "shapes_val")
     assert set(results) == {"bbox"} and results["bbox"]["AP"] == pytest.approx(100)
 
@@ -136,7 +132,7 @@ def test_detectron2s_own_evaluator_draws_shapes_itself(small_shapes):
 
 def test_as_a_lazy_call(small_shapes):
     evaluator = instantiate(LazyCall(build_evaluator)(dataset_name="shapes_val", output_dir=None))
-    assert isinstance(evaluator, COCOEvaluator)
+    assert type(evaluator) is NumberedCOCOEvaluator
 
 
 def _in_child(folder, queue):
@@ -169,34 +165,3 @@ def test_other_kinds_and_unknown_names_are_refused(tmp_path):
     finally:
         DatasetCatalog.remove("of_another_kind")
         MetadataCatalog.remove("of_another_kind")
-
-
-def test_the_fastest_evaluator_that_is_here(bccd_root, monkeypatch, caplog):
-    """A compiled Detectron2's; else faster-coco-eval, for the length of an evaluation; else pycocotools, told of."""
-    from detectron2.evaluation import coco_evaluation
-
-    monkeypatch.setattr(coco_evaluation, "COCOeval_opt", COCOeval)
-    evaluator = build_evaluator("bccd_val", voc=False)
-    used = []
-
-    def fails(*args, cocoeval_fn, **kwargs):
-        used.append(cocoeval_fn)
-        raise MemoryError
-
-    monkeypatch.setattr(coco_evaluation, "_evaluate_predictions_on_coco", fails)
-    with pytest.raises(MemoryError):
-        predict(evaluator, "bccd_val")
-    assert used == [fast_coco_eval] and coco_evaluation.COCOeval_opt is COCOeval
-
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "faster_coco_eval" else found(name))
-    with caplog.at_level("INFO"):
-        assert type(build_evaluator("bccd_val", voc=False)) is COCOEvaluator
-    assert "pip install 'paramap_d2[coco]'" in caplog.text
-
-    class Compiled(COCOeval):
-        pass
-
-    monkeypatch.setattr(coco_evaluation, "COCOeval_opt", Compiled)
-    evaluator = build_evaluator("bccd_val", voc=False)
-    assert type(evaluator) is COCOEvaluator and evaluator._use_fast_impl
