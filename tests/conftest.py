@@ -39,7 +39,7 @@ def tiny_datasets(tmp_path_factory):
     before = os.environ.get(USER_DATASETS)
     os.environ[USER_DATASETS] = str(path)
     register_from_file(path)
-    yield ["DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_val',)"]
+    yield ["DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_val',)", "MODEL.PARAM_AP.CALIBRATE_ON", ""]
     if before is None:
         del os.environ[USER_DATASETS]
     else:

@@ -23,8 +23,8 @@ DESCRIPTION = """
 Evolve a loss for a small RetinaNet on `shapes`, then train with it and without.
 
 Runs paramap evolve and then paramap train twice, with the best loss and with the stock focal and L1 losses, same
-budget and seed, and prints the AP of both on images that the search has not seen. Everything is left in OUT; a second
-call goes on where the first was interrupted.
+budget and seed, and prints the AP of both on images that the search has not seen. The last picture is of what the first
+detects, its scores calibrated. Everything is left in OUT; a second call goes on where the first was interrupted.
 """
 
 EXAMPLES = """
@@ -34,6 +34,9 @@ EXAMPLES = """
 
 CONFIG = "shapes_retinanet_R_18_FPN.yaml"
 SEARCH = ["--population", "6", "--generations", "3", "--workers", "2", "--seed", "0"]
+IMAGES = 8
+"""In the last picture."""
+
 console = Console(highlight=False)
 
 
@@ -92,6 +95,27 @@ def train(trainings: dict[Path, list[str]]) -> None:
             raise UserError(f"the training in {folder} failed; see {folder / 'output.txt'}")
 
 
+def draw_detections(config: Path, folder: Path, picture: Path) -> None:
+    """What a training's calibrated detector sees in the first test images."""
+    weights = folder / "model_calibrated.pth"
+    if not weights.exists():
+        raise UserError(f"the training in {folder} left no calibrated detector; see {folder / 'output.txt'}")
+    import itertools
+
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    from paramap_d2.config import read_config
+    from paramap_d2.engine import Trainer
+    from paramap_d2.engine import picture as pictures
+
+    cfg = read_config(config)
+    model = Trainer.build_model(cfg)
+    DetectionCheckpointer(model).load(str(weights))
+    loader = Trainer.build_test_loader(cfg, "shapes_test")
+    inputs = [one for batch in itertools.islice(loader, IMAGES) for one in batch]
+    pictures.draw_detections(model, inputs, "shapes_test", picture)
+
+
 def main(arguments: Sequence[str]) -> int:
     out = Path(build_parser().parse_args(arguments).output_dir)
     config = Path(get_config_file(CONFIG))
@@ -121,6 +145,14 @@ def main(arguments: Sequence[str]) -> int:
         found = figures(folder)
         table.add_row(name, *(f"{found[f'bbox/{figure}']:.1f}" for figure in ("AP", "AP50", "AP75")))
     console.print(table)
-    for name, what in (("report.html", "the search"), ("functions.png", "the loss"), ("history.png", "its history")):
+    draw_detections(config, out / "searched", out / "detections.png")
+    results = {
+        "report.html": "the search",
+        "functions.png": "the loss",
+        "history.png": "its history",
+        "searched/reliability.png": "its detector's scores, as trained and calibrated",
+        "detections.png": "what it detects, at a score of 0.5",
+    }
+    for name, what in results.items():
         console.print(f"{what}: {out / name}", soft_wrap=True)
     return 0

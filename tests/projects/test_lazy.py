@@ -47,7 +47,11 @@ SIZE = [
 @pytest.fixture
 def lazy_tiny(tiny_datasets):
     """Options that make a training of any of the small LazyConfigs take seconds."""
-    names = ["dataloader.train.dataset.names=tiny_train", "dataloader.test.dataset.names=tiny_val"]
+    names = [
+        "dataloader.train.dataset.names=tiny_train",
+        "dataloader.test.dataset.names=tiny_val",
+        "train.calibrate_on=",
+    ]
     return [*names, *SIZE, "train.max_iter=2", "lr_multiplier.warmup_iters=0", "train.device=cpu"]
 
 

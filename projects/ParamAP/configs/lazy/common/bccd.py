@@ -9,4 +9,5 @@ dataloader.test.dataset.names = "bccd_val"
 dataloader.test.mapper.augmentations[0].short_edge_length = 192
 dataloader.test.mapper.augmentations[0].max_size = 256
 train.max_iter = 300
+train.calibrate_on = "bccd_val"
 proxy = dict(opts=["train.max_iter=100"])

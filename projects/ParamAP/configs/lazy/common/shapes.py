@@ -4,4 +4,5 @@ from .small_training import dataloader, lr_multiplier, optimizer, train  # noqa:
 dataloader.train.dataset.names = "shapes_train"
 dataloader.test.dataset.names = "shapes_val"
 train.max_iter = 200
+train.calibrate_on = "shapes_val"
 proxy = dict(opts=["train.max_iter=60"])
