@@ -18,6 +18,7 @@ REQUIRES = [
     "yacs",
     "omegaconf<2.4",
     "pycocotools",
+    "scipy",
     "deap>=1.4",
     "pebble>=5.0",
     "portalocker",

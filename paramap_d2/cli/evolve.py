@@ -133,6 +133,14 @@ def build_parser() -> CommandParser:
         metavar="N",
         help="try a proxy that the machine failed again, up to N times (default 2)",
     )
+    p.add_argument(
+        "--confirm",
+        type=at_least(0),
+        default=3,
+        metavar="N",
+        help="at the end train what was found and what the search began with from N fresh seeds each, and hand over "
+        "the better (default 3; 0 for the highest seen, unconfirmed)",
+    )
     p.add_argument("--timeout", type=positive, metavar="S", help="seconds a proxy may take (default: no limit)")
     p.add_config_options("config options of the proxies; of a LazyConfig key=value")
     return p

@@ -7,14 +7,15 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .store import FINAL, FINISHED, INTERRUPTED, Evaluation
+from .store import CONFIRM, FINAL, FINISHED, INTERRUPTED, Evaluation
 
 
 @dataclass(frozen=True)
 class Candidate:
     """One genome with its proxies, interrupted ones apart, and its longer final trainings where it has some.
 
-    What the machine failed is among its evaluations, and in no figure.
+    What the machine failed is among its evaluations, and in no figure. An algorithm's centre may have final trainings
+    alone.
     """
 
     evaluations: list[Evaluation]
@@ -22,7 +23,7 @@ class Candidate:
 
     @property
     def first(self) -> Evaluation:
-        return next(e for e in self.evaluations if e.counts)
+        return next((e for e in self.evaluations if e.counts), None) or self.final.first
 
     @property
     def genome(self) -> list[float]:
@@ -49,21 +50,15 @@ class Candidate:
         """Mean fitness over the seeds."""
         return statistics.fmean(self.by_seed)
 
-    @property
-    def standard_error(self) -> float | None:
-        """Of the mean; None for a single seed."""
-        values = self.by_seed
-        return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-
     def mean_metric(self, name: str) -> float | None:
-        """Mean of a figure that every evaluation has, such as ``AP50``: of boxes where there are several kinds."""
+        """Mean of a figure that every proxy has, such as ``AP50``: of boxes where there are several kinds."""
         values = []
         for e in (e for e in self.evaluations if e.counts):
             found = [key for key in (f"bbox/{name}", name) if key in e.metrics]
             if not found:
                 return None
             values.append(e.metrics[found[0]])
-        return statistics.fmean(values)
+        return statistics.fmean(values) if values else None
 
 
 def ranked_candidates(evaluations: Iterable[Evaluation]) -> list[Candidate]:
@@ -71,25 +66,23 @@ def ranked_candidates(evaluations: Iterable[Evaluation]) -> list[Candidate]:
 
     Those with a final training come first, by its mean fitness; only the longest final trainings count. The others
     stand by the mean fitness of their proxies, those with several seeds before those with one if there are any: a
-    single run may be a lucky one. Of equals, the first that was asked for stands first.
+    single run may be a lucky one. Of equals, the first that was asked for stands first. Confirming trainings are passed
+    over.
     """
     proxies, finals = [], []
     for e in evaluations:
-        if e.status != INTERRUPTED:
+        if e.status != INTERRUPTED and e.stage != CONFIRM:
             (finals if e.stage == FINAL else proxies).append(e)
     longest = max((e.planned for e in finals), default=0)
     of_genome = {tuple(c.genome): c for c in _candidates(e for e in finals if e.planned == longest)}
-    candidates = [Candidate(c.evaluations, of_genome.get(tuple(c.genome))) for c in _candidates(proxies)]
+    candidates = [Candidate(c.evaluations, of_genome.pop(tuple(c.genome), None)) for c in _candidates(proxies)]
+    candidates += [Candidate([], final) for final in of_genome.values()]
 
     def place(candidate: Candidate) -> tuple:
-        return (
-            candidate.final is None,
-            -candidate.final.mean if candidate.final else 0.0,
-            len(candidate.by_seed) == 1,
-            -candidate.mean,
-            candidate.first.generation,
-            candidate.first.position,
-        )
+        asked = candidate.first.generation, candidate.first.position
+        if candidate.final is not None:
+            return 0, -candidate.final.mean, *asked
+        return 1 if len(candidate.by_seed) > 1 else 2, -candidate.mean, *asked
 
     return sorted(candidates, key=place)
 
@@ -117,11 +110,11 @@ def leading_means(evaluations: Iterable[Evaluation]) -> list[float | None]:
 
 
 def fitness_text(candidate: Candidate) -> str:
-    """Mean fitness, of the final trainings where there are some, with its standard error where it has one."""
+    """Mean fitness, of the final trainings where there are some, and from how many seeds."""
     deciding = candidate.final or candidate
     text = f"{deciding.mean:.2f}"
-    if deciding.standard_error is not None:
-        text += f" ± {deciding.standard_error:.2f} ({len(deciding.by_seed)} seeds)"
+    if len(deciding.by_seed) > 1:
+        text += f" ({len(deciding.by_seed)} seeds)"
     return text + (f" in {deciding.first.planned} iterations" if candidate.final else "")
 
 
@@ -136,15 +129,18 @@ def _candidates(evaluations: Iterable[Evaluation]) -> list[Candidate]:
     ]
 
 
-def noise(candidates: Iterable[Candidate]) -> float | None:
-    """Standard deviation of the fitness over seeds, pooled over the candidates that have several; None without any."""
+def noise(candidates: Iterable[Candidate], least: int = 1) -> float | None:
+    """Standard deviation of the fitness over seeds, pooled over the candidates that have several.
+
+    None with fewer degrees of freedom than ``least``.
+    """
     squares, freedom = 0.0, 0
     for candidate in candidates:
         values = candidate.by_seed
         if len(values) > 1:
             squares += statistics.variance(values) * (len(values) - 1)
             freedom += len(values) - 1
-    return math.sqrt(squares / freedom) if freedom else None
+    return math.sqrt(squares / freedom) if freedom >= least else None
 
 
 def worth_repeating(candidates: Sequence[Candidate], survivors: int, most: int) -> list[Candidate]:

@@ -16,13 +16,14 @@ from paramap_d2.losses import save_loss
 
 from .algorithms import Algorithm
 from .candidates import Candidate, best_candidate, fitness_text, ranked_candidates, worth_repeating
+from .confirmation import confirming_tasks, handed_over, starting_loss, verdict
 from .executors.local import Evaluate, Executor
 from .proxies.proxy import Task
 from .report.figures import draw_functions, draw_history
 from .report.page import write_report
-from .space import SearchSpace
+from .space import Genome, SearchSpace
 from .stopping import checkpoints
-from .store import FAILURES, FINAL, FINISHED, REPEAT, Evaluation, Store, StoreError, Told
+from .store import FAILURES, FINAL, FINISHED, REPEAT, SEARCH, Evaluation, Store, StoreError, Told
 from .trainings import SearchProgress, Trainings
 
 
@@ -38,7 +39,8 @@ class Schedule:
         survivors: the best candidates after a generation that are worth repeats.
         stopping: one of :data:`paramap_d2.search.stopping.RULES`.
         final_iterations: of the trainings that decide between the finalists; None for no such trainings.
-        finalists: how many they are.
+        finalists: how many they are, the algorithm's centre among them.
+        confirm: seeds from which the challenger and the start are trained at the end; 0 for no confirmation.
         retries: of a training that the machine failed, at most.
     """
 
@@ -50,6 +52,7 @@ class Schedule:
     stopping: str = "none"
     final_iterations: int | None = None
     finalists: int = 3
+    confirm: int = 0
     retries: int = 2
 
     def planned(self, algorithm: Algorithm) -> int:
@@ -135,8 +138,10 @@ def evolve(
 
     A generation is asked for, trained once, and its survivors again from further seeds as long as the choice between
     them is open (:func:`paramap_d2.search.candidates.worth_repeating`); then the algorithm is told the means. At the
-    end the finalists are trained longer, with repeats by the same rule. What the machine fails is tried again, and
-    told as the generation's lowest when that does not help.
+    end the finalists are trained longer, with repeats by the same rule: the algorithm's centre and the best that it
+    asked for. Then the best finalist, or without them the centre, challenges the loss that the search began with
+    (:mod:`paramap_d2.search.confirmation`). What the machine fails is tried again, and told as the generation's lowest
+    when that does not help.
 
     Returns:
         The evaluations of all generations, in the order in which they were asked for: of each training the last try.
@@ -175,7 +180,12 @@ def evolve(
             if len(current) == len(tasks):
                 repeat(lambda: ranked_candidates(done), schedule.survivors)
         on_generation(GenerationEnd(generation, current, best_candidate(done), trainings.made > before))
+        if len(current) < len(tasks):
+            break
         if schedule.evaluations is not None and len(done) >= schedule.evaluations:
+            # For its centre, and not kept: a larger budget may have more repeats for this generation.
+            told_last = told.get(generation) or _to_tell(current, done)
+            algorithm.tell(told_last.fitnesses, told_last.revised)
             break
         if generation not in told:
             told[generation] = _to_tell(current, done)
@@ -183,14 +193,45 @@ def evolve(
         algorithm.tell(told[generation].fitnesses, told[generation].revised)
         generation += 1
     trainings.generation = None
+    centre, challenger = algorithm.centre(), None
+    best_seen = ranked_candidates(done)
     if schedule.final_iterations:
         longer = {"stage": FINAL, "iterations": schedule.final_iterations}
-        finalists = ranked_candidates(e for e in done if e.stage != FINAL)[: schedule.finalists]
-        trainings.run(
-            [Task(c.first.generation, c.first.position, c.genome, schedule.seed, **longer) for c in finalists]
-        )
+        finalists = [c.genome for c in best_seen if c.genome != centre]
+        finalists = ([centre] * (centre is not None) + finalists)[: schedule.finalists]
+        trainings.run([Task(*_place(genome, done), genome, schedule.seed, **longer) for genome in finalists])
         repeat(lambda: [c.final for c in ranked_candidates(done) if c.final is not None], schedule.finalists, **longer)
+        best_seen = ranked_candidates(done)
+        challenger = best_seen[0].genome if best_seen else None
+        role = "best finalist"
+    elif best_seen:
+        challenger, role = (centre, "centre") if centre is not None else (best_seen[0].genome, "best proxy")
+    confirmation = None
+    if challenger is not None and schedule.confirm:
+        start = starting_loss(algorithm.initial, done)
+        length = schedule.final_iterations or max(e.planned for e in done if e.stage in (SEARCH, REPEAT)) or None
+        confirmation = {
+            "challenger": challenger,
+            "start": start,
+            "role": role,
+            "seeds": schedule.confirm,
+            "iterations": length,
+        }
+    store.write_settings({"confirmation": confirmation})
+    if confirmation and challenger != start:
+        pair = [Task(*_place(g, done), g, schedule.seed, iterations=length) for g in (challenger, start)]
+        trainings.run(confirming_tasks(*pair, schedule.seed, schedule.confirm))
     return done
+
+
+def _place(genome: Genome, done: Sequence[Evaluation]) -> tuple[int, int]:
+    """Generation and position of a genome; one that was never asked for stands after those of the last generation."""
+    asked = [e for e in done if e.stage == SEARCH]
+    for e in asked:
+        if e.genome == genome:
+            return e.generation, e.position
+    last = max(e.generation for e in asked)
+    return last, 1 + max(e.position for e in asked if e.generation == last)
 
 
 def _check_generation(generation: int, evaluations: Sequence[Evaluation]) -> None:
@@ -232,7 +273,7 @@ def write_results(folder: Path, store: Store, space: SearchSpace) -> None:
     May be called at any time; without a finished evaluation there is no best loss to write.
     """
     evaluations, settings = store.evaluations(), store.settings()
-    best = best_candidate(evaluations)
+    best, found = handed_over(evaluations, settings), verdict(evaluations, settings)
     if best is not None:
         losses = space.decode(best.genome)
         deciding = best.final or best
@@ -241,9 +282,9 @@ def write_results(folder: Path, store: Store, space: SearchSpace) -> None:
             "evaluation": best.first.id,
             "generation": best.first.generation,
             "fitness": deciding.mean,
-            "standard_error": deciding.standard_error,
             "seeds": len(deciding.by_seed),
             "final_iterations": best.final and best.final.first.planned,
+            "confirmation": found and found.describe(),
             "genome": best.genome,
             "written": time.strftime("%Y-%m-%d %H:%M:%S"),
         }

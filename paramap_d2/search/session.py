@@ -25,7 +25,8 @@ from paramap_d2.errors import NoResultError, UserError
 from paramap_d2.losses import HeadLoss, head_losses, load_loss
 
 from .algorithms import Algorithm, build_algorithm
-from .candidates import Candidate, best_candidate, fitness_text
+from .candidates import Candidate, fitness_text
+from .confirmation import MOST_SEEDS, SEEDS_FROM, handed_over, verdict, verdict_text
 from .evolution import GenerationEnd, Schedule, evolve, generation_line, open_store, write_results
 from .executors.local import Executor, InlineExecutor, ProcessExecutor, processors
 from .main_guard import check_main_guard
@@ -72,6 +73,7 @@ class SearchOptions:
     final_iters: int | None = None
     finalists: int = 3
     retries: int = 2
+    confirm: int = 3
     ray_address: str | None = None
     cpus_per_proxy: float | None = None
     gpus_per_proxy: float | None = None
@@ -80,7 +82,7 @@ class SearchOptions:
 
 
 def run_search(options: SearchOptions) -> Candidate:
-    """Run a search or go on with one; returns its best loss.
+    """Run a search or go on with one; returns the loss that it hands over.
 
     Raises:
         UserError: options, config, data or output folder do not fit, before anything is started.
@@ -146,6 +148,9 @@ def _schedule(options: SearchOptions) -> Schedule:
         raise UserError(f"--fix-grad-scale must be a positive number, not {options.fix_grad_scale:g}")
     if options.stop not in RULES:
         raise UserError(f"--stop must be one of {', '.join(RULES)}, not {options.stop!r}")
+    for name, most in (("confirm", MOST_SEEDS), ("seed", SEEDS_FROM - 1)):
+        if not 0 <= getattr(options, name) <= most:
+            raise UserError(f"--{name} must be from 0 to {most}, not {getattr(options, name)}")
     generations = options.generations
     if generations is None and options.evaluations is None:
         generations = GENERATIONS
@@ -159,6 +164,7 @@ def _schedule(options: SearchOptions) -> Schedule:
         final_iterations=options.final_iters,
         finalists=options.finalists,
         retries=options.retries,
+        confirm=options.confirm,
     )
 
 
@@ -189,7 +195,7 @@ def _run(
     row = bar.add_task("search", total=schedule.planned(algorithm), stage="generation 0", best="—")
 
     def on_progress(now: SearchProgress) -> None:
-        stage = "finalists" if now.generation is None else f"generation {now.generation}"
+        stage = "last trainings" if now.generation is None else f"generation {now.generation}"
         best = "—" if now.best is None else f"{options.metric} {now.best:.2f}"
         bar.update(row, completed=now.done, total=now.total, stage=stage, best=best)
 
@@ -237,7 +243,8 @@ def _run(
         finally:
             writer.close()
             results()
-        best = best_candidate(store.evaluations())
+        best = handed_over(store.evaluations(), store.settings())
+        confirmed = verdict(store.evaluations(), store.settings())
         now = progress(store.evaluations(), store.settings())
         spent = f"after {duration(time.monotonic() - begin)}"
         if now.utilisation is not None:
@@ -246,10 +253,10 @@ def _run(
             error = f"no proxy reached an AP, {spent}; the reasons are in {folder / 'report.html'}"
             logger.error(error)
             raise NoResultError(error)
-        logger.info(
-            f"best {options.metric} {fitness_text(best)}, {spent}: {folder / 'best.json'}; "
-            f"report: {folder / 'report.html'}"
-        )
+        outcome = f"best {options.metric} {fitness_text(best)}, not confirmed"
+        if confirmed is not None:
+            outcome = verdict_text(confirmed, options.metric)
+        logger.info(f"{outcome}, {spent}: {folder / 'best.json'}; report: {folder / 'report.html'}")
     return best
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .candidates import fitness_text, ranked_candidates
-from .store import FAILURES, FINAL, FINISHED, INTERRUPTED, REPEAT, STOPPED, Evaluation, Store
+from .confirmation import verdict, verdict_text
+from .store import CONFIRM, FAILURES, FINAL, FINISHED, INTERRUPTED, REPEAT, STOPPED, Evaluation, Store
 
 STORE = "search.db"
 """The store's name in a search's output folder."""
@@ -40,8 +41,8 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
     done = len(evaluations) - statuses[INTERRUPTED]
     planned = settings.get("planned")
     if planned is not None:
-        # Final trainings come on top of what was planned, and repeats where their number is not limited.
-        extra = (FINAL,) if settings.get("evaluations") else (REPEAT, FINAL)
+        # Later trainings come on top of what was planned, and repeats where their number is not limited.
+        extra = (FINAL, CONFIRM) if settings.get("evaluations") else (REPEAT, FINAL, CONFIRM)
         planned += sum(e.stage in extra for e in evaluations if e.status != INTERRUPTED)
         planned = max(planned, done)
     compute = sum(e.seconds for e in evaluations)
@@ -130,6 +131,8 @@ def status_text(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) 
         )
     else:
         lines.append("best so far  none: no evaluation has finished")
+    if confirmed := verdict(evaluations, settings):
+        lines.append(f"confirmed    {verdict_text(confirmed, metric)}")
     if evaluations:
         spent = f"compute      {duration(now.compute_seconds)}"
         if now.utilisation is not None:

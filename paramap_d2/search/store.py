@@ -39,8 +39,9 @@ INTERRUPTED = "interrupted"
 """Status of an evaluation that was cut off and says nothing about its genome; it is evaluated anew on resume."""
 
 
-SEARCH, REPEAT, FINAL = "search", "repeat", "final"
-"""Stages: a genome's first proxy, one more of it from another seed, a longer training of a finalist."""
+SEARCH, REPEAT, FINAL, CONFIRM = "search", "repeat", "final", "confirm"
+"""Stages: a genome's first proxy, one more of it from another seed, a longer training of a finalist, and one that
+confirms the challenger or the start from a seed that nothing else had."""
 
 
 UNREADABLE, UNWRITABLE = "is not a readable search store", "cannot be written, and holds what it did before"
@@ -67,7 +68,7 @@ class Evaluation:
     log: str = ""  # the end of a failure's log
     started: float = 0.0  # seconds since the epoch
     worker: int = 0
-    stage: str = SEARCH  # or REPEAT or FINAL
+    stage: str = SEARCH  # or REPEAT, FINAL or CONFIRM
     planned: int = 0  # iterations of the whole training; more than ``iterations`` where it ended early
     curve: list[list[float]] = field(default_factory=list)  # [iteration, metric] of evaluations on the way
     cause: str = ""  # why it is FAILED: LOSS or one of MACHINE

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from .candidates import best_candidate
 from .executors.local import Evaluate, Executor
 from .proxies.proxy import Outcome, Task
-from .store import FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError
+from .store import CONFIRM, FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError
 
 
 @dataclass(frozen=True)
 class SearchProgress:
     """How far a search has come, told after every evaluation."""
 
-    generation: int | None  # None in the final trainings
+    generation: int | None  # None in the final and confirming trainings
     done: int  # evaluations that have ended, of the whole search
     total: int  # as many as are known to come
     best: float | None  # highest fitness so far: the mean of a loss with repeats, or a single one of this generation
@@ -152,4 +152,4 @@ def _key(task: Task) -> tuple:
 
 
 def _key_of(e: Evaluation) -> tuple:
-    return tuple(e.genome), e.seed, e.planned if e.stage == FINAL else None
+    return tuple(e.genome), e.seed, (e.planned or None) if e.stage in (FINAL, CONFIRM) else None

@@ -218,7 +218,8 @@ def test_repeats_take_seeds_of_their_own_and_the_algorithm_hears_the_means(tmp_p
     class Listening:
         def __init__(self):
             self.algorithm = algorithm()
-            self.planned = self.algorithm.planned
+            self.planned, self.centre = self.algorithm.planned, self.algorithm.centre
+            self.initial = self.algorithm.initial
 
         def ask(self):
             self.asked = self.algorithm.ask()

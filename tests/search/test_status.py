@@ -77,7 +77,7 @@ def test_the_text_names_what_matters():
     assert status_text(rows, settings).splitlines() == [
         "evaluations  5 of 10 (50%): 2 finished, 3 failed",
         "generation   1, the last will be 4",
-        "best so far  AP50 34.00 ± 1.00 (2 seeds), evaluation 1, generation 0",
+        "best so far  AP50 34.00 (2 seeds), evaluation 1, generation 0",
         "compute      5 min in 5 min: workers 100% busy",
         "time left    about 5 min",
         "diverged     2 × loss is NaN",

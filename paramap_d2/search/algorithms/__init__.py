@@ -22,11 +22,17 @@ class Algorithm(Protocol):
     search is resumed by asking and telling again from the start.
 
     Genomes are plain lists of genes in [0, 1], rounded to 6 digits; fitnesses are matched to them by their order.
+    ``initial`` are the genomes that the search began with; of ``ppo``, which evaluates none of them, once a generation
+    was told the one that it chose. ``centre`` is where the best is to be expected by all that was told.
     """
+
+    initial: Sequence[Genome]
 
     def ask(self) -> list[Genome]: ...
 
     def tell(self, fitnesses: Sequence[float], revised: Revised = NONE_REVISED) -> None: ...
+
+    def centre(self) -> Genome | None: ...
 
     def planned(self, generations: int) -> int: ...
 

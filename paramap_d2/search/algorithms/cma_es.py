@@ -17,6 +17,7 @@ from .sampling import (
     Unseen,
     checked_fitnesses,
     checked_initial,
+    rounded,
     seeded_globals,
 )
 
@@ -105,6 +106,10 @@ class CMAES:
             self.strategy = self._strategy(self.strategy.centroid)
         self._asked = []
         self.generation += 1
+
+    def centre(self) -> Genome | None:
+        """The distribution's mean, folded; None before any fitness was told."""
+        return rounded(folded(self.strategy.centroid)) if self.generation else None
 
     def planned(self, generations: int) -> int:
         """Genomes asked for in that many generations."""

@@ -18,6 +18,7 @@ from .sampling import (
     checked_fitnesses,
     checked_initial,
     first_generation,
+    mean_of_best,
     seeded_globals,
 )
 
@@ -66,6 +67,7 @@ class GeneticAlgorithm:
         self.population: list[_Individual] = []
         self._asked: list[_Individual] = []
         self._unseen = Unseen()
+        self._told: dict[tuple[float, ...], float] = {}
         self.toolbox = base.Toolbox()
         self.toolbox.register("clone", lambda individual: _Individual(individual))
         self.toolbox.register("select", tools.selTournament, tournsize=max(2, population // 4))
@@ -94,14 +96,20 @@ class GeneticAlgorithm:
             ValueError: another number of fitnesses, or one that is not finite.
         """
         told = checked_fitnesses(fitnesses, len(self._asked), revised)
+        self._told.update({genome: float(revised[genome]) for genome in revised if genome in self._told})
         for individual in self.population:
             if (genome := tuple(individual)) in revised:
                 individual.fitness.values = (float(revised[genome]),)
         for child, fitness in zip(self._asked, told, strict=True):
             child.fitness.values = (fitness,)
+            self._told[tuple(child)] = fitness
         self.population = tools.selBest(self.population, self.elite) + self._asked
         self._asked = []
         self.generation += 1
+
+    def centre(self) -> Genome | None:
+        """The mean of the best eighth of all genomes told; None before any was."""
+        return mean_of_best(self._told)
 
     def planned(self, generations: int) -> int:
         """Genomes asked for in that many generations; the elite is not asked for again."""

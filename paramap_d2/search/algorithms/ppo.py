@@ -19,6 +19,7 @@ from .sampling import (
     checked_initial,
     draws_around,
     generator,
+    rounded,
 )
 
 if TYPE_CHECKING:  # it imports torch, which no algorithm needs
@@ -67,10 +68,11 @@ class PPO:
     def __init__(self, genes: int, population: int, seed: int, initial: Sequence[Genome] = (), generations: int = 40):
         if generations < 1:
             raise UserError(f"--generations must be at least 1, not {generations}")
-        starts = checked_initial(initial, genes, population, least=2)
-        starts = [tuple(min(max(gene, EDGE), 1 - EDGE) for gene in genome) for genome in starts]
-        self.starts = [list(genome) for genome in dict.fromkeys(starts)]
-        self.mean = self.starts[0]
+        self.initial = checked_initial(initial, genes, population, least=2)
+        self._starts: dict[tuple[float, ...], Genome] = {}  # first means, and the initial genomes that they stand for
+        for genome in self.initial:
+            self._starts.setdefault(tuple(min(max(gene, EDGE), 1 - EDGE) for gene in genome), genome)
+        self.mean = list(next(iter(self._starts)))
         self.size, self.seed, self.generations = population, seed, generations
         self.generation = 0
         self._asked: list[tuple[Genome, list[Genome]]] = []  # means, and what was drawn around them
@@ -90,7 +92,7 @@ class PPO:
         if self.generation == self.generations:
             raise ValueError(f"all {self.generations} generations have been told; the search has ended")
         rng = generator(self.seed, self.generation)
-        means = self.starts if self.generation == 0 else [self.mean]
+        means = [*map(list, self._starts)] if self.generation == 0 else [self.mean]
         self._asked = [
             (mean, draws_around([mean], len(range(place, self.size, len(means))), self._unseen, rng, self.sigma))
             for place, mean in enumerate(means)
@@ -112,9 +114,15 @@ class PPO:
             groups.append((mean, numpy.array(genomes), numpy.array(told[: len(genomes)])))
             del told[: len(genomes)]
         mean, genomes, rewards = max(groups, key=lambda group: group[2].mean())  # of equal ones the first
+        if self.generation == 0:
+            self.initial = [self._starts[tuple(mean)]]
         self.mean = moved_mean(numpy.array(mean), self.sigma, genomes, rewards - rewards.mean()).tolist()
         self._asked = []
         self.generation += 1
+
+    def centre(self) -> Genome | None:
+        """The mean; None before any fitness was told."""
+        return rounded(self.mean) if self.generation else None
 
     def planned(self, generations: int) -> int:
         """Genomes asked for in that many generations."""

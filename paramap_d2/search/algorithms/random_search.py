@@ -14,6 +14,7 @@ from .sampling import (
     draws_around,
     first_generation,
     generator,
+    mean_of_best,
 )
 
 if TYPE_CHECKING:  # it imports torch, which no algorithm needs
@@ -37,7 +38,8 @@ class RandomSearch:
         self.initial = checked_initial(initial, genes, population, least=1)
         self.size, self.seed = population, seed
         self.generation = 0
-        self._asked = 0
+        self._asked: list[tuple[float, ...]] = []
+        self._told: dict[tuple[float, ...], float] = {}
         self._unseen = Unseen()
 
     def ask(self) -> list[Genome]:
@@ -46,18 +48,24 @@ class RandomSearch:
             genomes = first_generation(self.initial, self.size, self._unseen, self.seed)
         else:
             genomes = draws_around(self.initial, self.size, self._unseen, generator(self.seed, self.generation))
-        self._asked = len(genomes)
+        self._asked = list(map(tuple, genomes))
         return genomes
 
     def tell(self, fitnesses: Sequence[float], revised: Revised = NONE_REVISED) -> None:
-        """The fitnesses of the genomes asked for, in their order; they are checked and have no effect.
+        """The fitnesses of the genomes asked for, in their order; they have no effect on what is asked.
 
         Raises:
             ValueError: another number of fitnesses, or one that is not finite.
         """
-        checked_fitnesses(fitnesses, self._asked, revised)
-        self._asked = 0
+        told = checked_fitnesses(fitnesses, len(self._asked), revised)
+        self._told.update({genome: float(revised[genome]) for genome in revised if genome in self._told})
+        self._told.update(zip(self._asked, told, strict=True))
+        self._asked = []
         self.generation += 1
+
+    def centre(self) -> Genome | None:
+        """The mean of the best eighth of all genomes told; None before any was."""
+        return mean_of_best(self._told)
 
     def planned(self, generations: int) -> int:
         """Genomes asked for in that many generations."""

@@ -24,7 +24,7 @@ from paramap_d2.errors import UserError
 from paramap_d2.losses import FUNCTION_NAMES, HeadLoss, PiecewiseLinear, RankingFunction
 from paramap_d2.search.candidates import leading_means
 from paramap_d2.search.space import SearchSpace
-from paramap_d2.search.store import FAILURES, FINAL, FINISHED, INTERRUPTED, SEARCH, STOPPED, Evaluation
+from paramap_d2.search.store import CONFIRM, FAILURES, FINAL, FINISHED, INTERRUPTED, SEARCH, STOPPED, Evaluation
 
 MOST_LINES = 300
 """Parallel coordinates show this many of the best genomes; more are one grey mass and megabytes."""
@@ -219,8 +219,12 @@ class _Points:
 
 
 def _proxies(evaluations: Sequence[Evaluation], x: Sequence[float]) -> _Points:
-    """Those of the evaluations that say something about their genome and can be compared: no final trainings."""
-    told = [(e, at) for e, at in zip(evaluations, x, strict=True) if e.status != INTERRUPTED and e.stage != FINAL]
+    """Those of the evaluations that say something about their genome and can be compared: no longer ones."""
+    told = [
+        (e, at)
+        for e, at in zip(evaluations, x, strict=True)
+        if e.status != INTERRUPTED and e.stage not in (FINAL, CONFIRM)
+    ]
     return _Points([e for e, _ in told], [at for _, at in told])
 
 

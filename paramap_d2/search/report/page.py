@@ -16,6 +16,7 @@ from markupsafe import Markup
 from paramap_d2.losses import HeadLoss
 from paramap_d2.losses.loss_file import loss_content
 from paramap_d2.search.candidates import Candidate, fitness_text, noise, ranked_candidates
+from paramap_d2.search.confirmation import handed_over, signed, verdict, verdict_text
 from paramap_d2.search.space import SearchSpace
 from paramap_d2.search.status import duration, progress
 from paramap_d2.search.store import FAILURES, INTERRUPTED, Evaluation
@@ -59,7 +60,7 @@ def report_html(
     """The page, for a search whose output folder is ``folder``; see :func:`write_report`."""
     metric = settings.get("metric", "AP")
     ranking = ranked_candidates(evaluations)
-    best = ranking[0] if ranking else None
+    best, confirmed = handed_over(evaluations, settings), verdict(evaluations, settings)
     failed = [e for e in evaluations if e.status in FAILURES]
     others = [m for m in OTHER_METRICS if m != metric and any(c.mean_metric(m) is not None for c in ranking[:BEST])]
     page = Environment(
@@ -81,8 +82,11 @@ def report_html(
         command=_training_command(settings, folder / "best.json", folder / "retrained") if best else "",
         candidates=[_row(candidate, space, others) for candidate in ranking[:BEST]],
         candidate_count=len(ranking),
-        final_iterations=best.final.first.planned if best and best.final else None,
-        noise=noise(ranking),
+        final_iterations=ranking[0].final.first.planned if ranking and ranking[0].final else None,
+        confirmed=confirmed,
+        verdict=confirmed and verdict_text(confirmed, metric),
+        signed=signed,
+        noise=noise(ranking, least=3),
         other_metrics=others,
         history=Markup(figures.history_svg(evaluations, metric)),
         compute=Markup(figures.compute_svg(evaluations, metric)),
@@ -122,12 +126,11 @@ def _functions(losses: Mapping[str, HeadLoss], space: SearchSpace) -> list[dict[
 def _row(candidate: Candidate, space: SearchSpace, others: Sequence[str]) -> dict[str, Any]:
     losses = space.decode(candidate.genome)
     first = candidate.first
-    content = loss_content(losses, {"evaluation": first.id, "fitness": candidate.mean})
+    content = loss_content(losses, {"evaluation": first.id, "fitness": (candidate.final or candidate).mean})
     return {
         "number": first.id,
         "generation": first.generation,
-        "mean": candidate.mean,
-        "error": candidate.standard_error,
+        "mean": candidate.mean if candidate.evaluations else None,
         "seeds": len(candidate.by_seed),
         "final": candidate.final,
         "others": [candidate.mean_metric(name) for name in others],

@@ -1,0 +1,188 @@
+"""Whether what a search found is better than what it began with: trainings from fresh seeds, and what they say.
+
+One challenger is named before it is confirmed. It and the start are trained from the same seeds, which nothing in the
+search has had, and the challenger is handed over if its mean gain is above 0. To choose the best of several confirmed
+means would be to choose the luckiest again.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scipy.special import stdtrit
+
+from .algorithms.sampling import rounded
+from .candidates import Candidate, best_candidate, ranked_candidates
+from .proxies.proxy import Task
+from .store import CONFIRM, INTERRUPTED, REPEAT, SEARCH, Evaluation
+
+if TYPE_CHECKING:  # it imports torch, which nothing here needs
+    from .space import Genome
+
+SEEDS_FROM = 1_000_000_000
+"""The search's own seeds stay below; see :func:`confirmation_seed`."""
+
+MOST_SEEDS = 1000
+"""Of a confirmation: as many as a search's seed has for itself."""
+
+
+def confirmation_seed(seed: int, number: int) -> int:
+    """The seed of a confirming training.
+
+    No proxy, repeat or final training of any search has it, and of the confirmations of searches with other seeds
+    (modulo a million) none: what one search confirmed on its seeds, a later one that begins with it confirms on others.
+
+    Args:
+        seed: of the search, below :data:`SEEDS_FROM`.
+        number: of the training, from 0 and below :data:`MOST_SEEDS`.
+    """
+    return SEEDS_FROM + MOST_SEEDS * (seed % 1_000_000) + number
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What confirming trainings say of a challenger and the start.
+
+    Attributes:
+        challenger, start: their genomes.
+        of_challenger, of_start: their confirming evaluations; none where the challenger is the start.
+        role: what the challenger is, such as ``centre of ga``.
+    """
+
+    challenger: Genome
+    start: Genome
+    of_challenger: list[Evaluation]
+    of_start: list[Evaluation]
+    role: str
+
+    @property
+    def gain(self) -> float | None:
+        """Mean fitness of the challenger less that of the start; None if either has none."""
+        if not (self.of_challenger and self.of_start):
+            return None
+        return _mean(self.of_challenger) - _mean(self.of_start)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % confidence interval of the gain; None where neither loss has two seeds."""
+        if self.gain is None:
+            return None
+        half = half_width(*([e.fitness for e in found] for found in (self.of_challenger, self.of_start)))
+        return None if half is None else (self.gain - half, self.gain + half)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the challenger is handed over."""
+        return self.gain is not None and self.gain > 0
+
+    def describe(self) -> dict[str, Any]:
+        """For a loss file's ``meta``."""
+        return {
+            "handed_over": "challenger" if self.passed else "start",
+            "challenger": self.role,
+            "gain": self.gain,
+            "interval_95": self.interval,
+            "of_challenger": [e.fitness for e in self.of_challenger],
+            "of_start": [e.fitness for e in self.of_start],
+        }
+
+
+def half_width(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Half of the 95 % confidence interval of the difference of two means; None where neither has two values.
+
+    Welch's: the noise of both, and Student's t with as many degrees of freedom as their spreads leave (Welch 1947, "The
+    generalization of 'Student's' problem"). With one value in place of several, a loss has the other's noise. A loss
+    that differs more from seed to seed than the other, or that diverged once, so widens the interval by its own spread
+    and by the few values that this comes from. Repeats of the search itself do not enter: they are of other losses,
+    often worse ones with less noise, and were made because a run was lucky.
+    """
+    spreads = [statistics.variance(values) if len(values) > 1 else None for values in (first, second)]
+    known = [spread for spread in spreads if spread is not None]
+    if not known:
+        return None
+    parts = [
+        (spread if spread is not None else known[0]) / len(values)
+        for spread, values in zip(spreads, (first, second), strict=True)
+    ]
+    error = sum(parts)
+    if error == 0:
+        return 0.0
+    freedom = error**2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True) if len(values) > 1
+    )
+    return float(stdtrit(min(freedom, sum(len(v) - 1 for v in (first, second))), 0.975)) * math.sqrt(error)
+
+
+def starting_loss(initial: Sequence[Genome], done: Iterable[Evaluation]) -> Genome:
+    """The best of the losses that a search began with, by the means of their proxies; the first if none has one."""
+    begun = [rounded(genome) for genome in initial]
+    means = {tuple(c.genome): c.mean for c in ranked_candidates(done) if c.evaluations}
+    return max(begun, key=lambda genome: means.get(tuple(genome), -math.inf))
+
+
+def confirming_tasks(challenger: Task, start: Task, seed: int, count: int) -> list[Task]:
+    """The trainings of a challenger and the start, seed by seed."""
+    seeds = [confirmation_seed(seed, number) for number in range(count)]
+    return [replace(task, seed=s, stage=CONFIRM) for s in seeds for task in (challenger, start)]
+
+
+def verdict(evaluations: Iterable[Evaluation], settings: Mapping[str, Any]) -> Verdict | None:
+    """What the confirmation in a store says; None where none has been made, or not yet to its end.
+
+    Args:
+        settings: of the store: ``confirmation`` tells which losses are confirmed and from how many seeds.
+    """
+    named = settings.get("confirmation")
+    if not named:
+        return None
+    challenger, start = named["challenger"], named["start"]
+    role = named["role"]
+    if challenger == start:
+        return Verdict(challenger, start, [], [], role)
+    rows = [e for e in evaluations if e.stage == CONFIRM and (e.planned or None) == named["iterations"]]
+    of: list[dict[int, Evaluation]] = [
+        {e.seed: e for e in rows if e.genome == g and e.status != INTERRUPTED} for g in (challenger, start)
+    ]
+    if min(map(len, of)) < named["seeds"]:
+        return None
+    counting = ([found[seed] for seed in sorted(found) if found[seed].counts] for found in of)
+    return Verdict(challenger, start, *counting, role)
+
+
+def handed_over(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> Candidate | None:
+    """The loss that a search ends with, or would if it ended now: what its confirmation says, with the confirming
+    trainings; without one the best that was seen."""
+    found = verdict(evaluations, settings)
+    if found is None:
+        return best_candidate(evaluations)
+    genome, confirming = (found.challenger, found.of_challenger) if found.passed else (found.start, found.of_start)
+    rows = confirming or [e for e in evaluations if e.genome == genome and e.counts and e.stage in (SEARCH, REPEAT)]
+    return Candidate(rows) if rows else None
+
+
+def verdict_text(found: Verdict, metric: str) -> str:
+    """Which loss is handed over, and why, in one line."""
+    if found.challenger == found.start:
+        return f"start handed over: the {found.role} is the loss that the search began with"
+    if found.gain is None:
+        return "start handed over: confirming trainings failed"
+    count = len(found.of_challenger)
+    seeds = f"{count} fresh seed{'s' * (count > 1)}"
+    text = f"{'challenger' if found.passed else 'start'} handed over: challenger ({found.role}) − start "
+    text += f"{signed(found.gain)} {metric}"
+    if found.interval is not None:
+        text += f", 95 % interval {signed(found.interval[0])} to {signed(found.interval[1])}"
+    return f"{text} ({_mean(found.of_challenger):.2f} and {_mean(found.of_start):.2f} from {seeds})"
+
+
+def signed(value: float) -> str:
+    """Such as +1.24 or −0.80."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _mean(evaluations: Sequence[Evaluation]) -> float:
+    return statistics.fmean(e.fitness for e in evaluations)
