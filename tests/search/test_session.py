@@ -18,7 +18,14 @@ RETINANET = str(CONFIGS / "shapes_retinanet_R_18_FPN.yaml")
 
 
 def options(folder, opts, **more):
-    defaults = {"config_file": RETINANET, "population": 2, "generations": 2, "executor": "inline", "seed": 3}
+    defaults = {
+        "config_file": RETINANET,
+        "population": 2,
+        "generations": 2,
+        "executor": "inline",
+        "seed": 3,
+        "confirm": 0,
+    }
     return SearchOptions(output_dir=str(folder), opts=opts, **{**defaults, **more})
 
 
