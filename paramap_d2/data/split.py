@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 
 from paramap_d2.errors import UserError
+from paramap_d2.files import write_whole
 
 _ATTEMPTS = 20  # other orders to deal in before giving up; nearly always the first succeeds
 
@@ -171,7 +171,7 @@ def split_file(
     written: list[Path] = []
     try:
         for target, part in zip(targets, parts, strict=True):
-            _write(target, part)
+            write_whole(target, json.dumps(part).encode())
             written.append(target)
     except OSError as error:
         for path in written:
@@ -199,16 +199,3 @@ def _read(source: Path) -> dict:
     if len({image["id"] for image in coco["images"]}) != len(coco["images"]):
         raise SplitError(f"{source}: two images have the same id")
     return coco
-
-
-def _write(target: Path, content: dict) -> None:
-    """Write the file whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file)
-        os.chmod(name, 0o644)  # mkstemp's files are private
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise

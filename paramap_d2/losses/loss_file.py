@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paramap_d2.errors import UserError
+from paramap_d2.files import write_whole
 
 from .functions import FUNCTION_NAMES, SUBSTITUTIONS, PiecewiseLinear, RankingFunction
 from .parameterized_ap import checked_functions
@@ -141,17 +141,7 @@ def save_loss(
     path: str | os.PathLike[str], heads: Mapping[str, HeadLoss], meta: Mapping[str, Any] | None = None
 ) -> None:
     """Writes a loss file, whole or not at all. ``meta`` says where the loss comes from; training does not read it."""
-    path = Path(path)
-    content = json.dumps(loss_content(heads, meta), indent=1)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content + "\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_whole(path, f"{json.dumps(loss_content(heads, meta), indent=1)}\n".encode())
 
 
 def head_losses(heads: Mapping[str, HeadLoss], wanted: tuple[str, ...], source: str) -> list[HeadLoss]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paramap_d2.errors import UserError
+from paramap_d2.files import write_whole
 
 from .space import SearchSpace
 from .status import read_search
@@ -51,15 +52,10 @@ def export(output: str | os.PathLike[str], kind: str, path: str | os.PathLike[st
     if path.exists():
         raise UserError(f"{path} is there already; remove it or name another file with --output")
     write = {"csv": _write_csv, "json": _write_json, "optuna": _write_optuna}[kind]
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.unlink(missing_ok=True)  # of an export that was killed
-        write(output, part)
-        os.replace(part, path)
+        write_whole(path, lambda part: write(output, part))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_csv(output: str | os.PathLike[str], path: Path) -> None:

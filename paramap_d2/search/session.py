@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from paramap_d2.errors import NoResultError, UserError
+from paramap_d2.files import remove_parts
 from paramap_d2.losses import HeadLoss, head_losses, load_loss
 
 from .algorithms import Algorithm, build_algorithm
@@ -333,6 +334,7 @@ def _only_one(folder: Path, resume: bool) -> Iterator[None]:
         raise StoreError(f"another search is running in {folder}; wait for it or choose another folder") from None
     except OSError as error:
         raise StoreError(f"{folder} cannot be the output folder ({error.strerror}); choose another one") from None
+    remove_parts(folder)  # of a search that was killed while it wrote
     try:
         yield
     finally:

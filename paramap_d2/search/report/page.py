@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from paramap_d2.files import write_whole
 from paramap_d2.losses import HeadLoss
 from paramap_d2.losses.loss_file import loss_content
 from paramap_d2.search.candidates import Candidate, fitness_text, noise, ranked_candidates
@@ -51,7 +52,7 @@ def write_report(
     Raises:
         OSError: the file cannot be written.
     """
-    figures.write_whole(path, report_html(evaluations, space, settings, Path(path).parent).encode())
+    write_whole(path, report_html(evaluations, space, settings, Path(path).parent).encode())
 
 
 def report_html(

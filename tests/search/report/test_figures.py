@@ -110,7 +110,7 @@ def test_a_failed_write_leaves_the_old_picture_and_nothing_else(tmp_path, histor
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(figures.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         figures.draw_history(history, path)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["history.png"]

@@ -1,0 +1,29 @@
+"""Files that readers find whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes | Callable[[Path], object]) -> None:
+    """Write a file so that readers find the old one or the new one and never a part. Its mode is the umask's.
+
+    Args:
+        content: what it shall hold, or a function that writes it to the path that it is given.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content) if isinstance(content, bytes) else content(part)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder. Nothing else may be writing there."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
