@@ -37,16 +37,15 @@ WEAK = 0.65
 class Run:
     detector: str
     config: str
-    iterations: dict[str, int]
+    iterations: int
     opts: tuple[str, ...] = ()
 
 
-SHORT = {"shapes": 300, "bccd": 300}
 RUNS = (
-    Run(BASELINE, "retinanet_R_18_FPN", SHORT, ("MODEL.META_ARCHITECTURE", "RetinaNet")),
-    Run("RetinaNet", "retinanet_R_18_FPN", SHORT),
-    Run("Faster R-CNN", "faster_rcnn_R_18_FPN", SHORT),
-    Run("Deformable DETR", "deformable_detr_R_18", {"shapes": 1500, "bccd": 400}),
+    Run(BASELINE, "retinanet_R_18_FPN", 300, ("MODEL.META_ARCHITECTURE", "RetinaNet")),
+    Run("RetinaNet", "retinanet_R_18_FPN", 300),
+    Run("Faster R-CNN", "faster_rcnn_R_18_FPN", 300),
+    Run("Deformable DETR", "deformable_detr_R_18", 400),
 )
 
 
@@ -71,7 +70,7 @@ def judge(data: str, run: Run, seed: int, out: Path) -> dict:
     opts = [
         *run.opts,
         "SOLVER.MAX_ITER",
-        str(run.iterations[data]),
+        str(run.iterations),
         "SEED",
         str(seed),
         "MODEL.PARAM_AP.CALIBRATE_ON",
