@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from paramap_d2.files import write_whole
 
 from .detections import DetectionCollector, Detections
 
@@ -130,7 +134,9 @@ def draw_reliability(detections: Mapping[str, Detections], path: str | os.PathLi
         axes[0, column].set_title(title, fontsize=10)
     axes[0, 0].set_ylabel("share of true detections")
     axes[1, 0].set_ylabel("detections")
-    figure.savefig(path, dpi=120, metadata=None)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=Path(path).suffix.removeprefix("."), dpi=120)
+    write_whole(path, drawn.getvalue())
 
 
 def _draw_reliability(upper: Axes, lower: Axes, detections: Detections) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import nn
 from paramap_d2.data.detections import TRUE_IOU, DetectionCollector, Detections
 from paramap_d2.data.reliability import draw_reliability, score_figures
 from paramap_d2.errors import UserError
+from paramap_d2.files import write_whole
 from paramap_d2.modeling.box_ap_loss import box_ap_losses
 from paramap_d2.modeling.calibration import (
     HIGHEST,
@@ -212,20 +212,10 @@ def save(model: nn.Module, calibrated: Calibrated, checkpoint: Path, report: Pat
     about = {key: calibrated.report[key] for key in ("data", "a", "b")}
     with folded(model, calibrated.calibration):
         state = getattr(model, "module", model).state_dict()
-        _write(checkpoint, lambda path: torch.save({"model": state, "calibration": about}, path))
-    _write(report, lambda path: path.write_text(json.dumps(calibrated.report, indent=1) + "\n", encoding="utf-8"))
-    of_titles = {"as trained": calibrated.before, "calibrated": calibrated.after}
-    _write(diagram, lambda path: draw_reliability(of_titles, path))
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(checkpoint, lambda path: torch.save({"model": state, "calibration": about}, path))
+    write_whole(report, (json.dumps(calibrated.report, indent=1) + "\n").encode())
+    draw_reliability({"as trained": calibrated.before, "calibrated": calibrated.after}, diagram)
 
 
 def warn_if_uncalibrated(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import nn
+
+from paramap_d2.files import write_whole
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
 """Of classes, over and over: Okabe and Ito's, apart for every kind of colour vision."""
@@ -55,7 +59,9 @@ def draw_detections(
         kept = instances[instances.scores >= threshold]
         _draw(ax, kept, names)
         drawn += len(kept)
-    figure.savefig(path, dpi=100)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=Path(path).suffix.removeprefix("."), dpi=100)
+    write_whole(path, picture.getvalue())
     return drawn
 
 
