@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 from collections.abc import Sequence
+from typing import Any
 
 from paramap_d2.errors import UserError
 from paramap_d2.search.algorithms import ALGORITHMS
@@ -23,7 +25,8 @@ EXAMPLES = """
   evolve a loss with two workers:
     paramap evolve --config-file CONFIG --population 6 --generations 3 --workers 2 --seed 0 --output-dir OUT
   go on after an interruption, or add generations:
-    paramap evolve --config-file CONFIG ... --generations 6 --output-dir OUT --resume
+    paramap evolve --resume --output-dir OUT
+    paramap evolve --resume --output-dir OUT --generations 6
   shorter proxies, and AP50 as fitness:
     paramap evolve --config-file CONFIG --metric AP50 --output-dir OUT SOLVER.MAX_ITER 50
   a LazyConfig of a Faster R-CNN: one head, with the published loss for the other:
@@ -40,7 +43,7 @@ EXAMPLES = """
 def build_parser() -> CommandParser:
     p = CommandParser("evolve", DESCRIPTION, EXAMPLES)
     p.add_argument(
-        "--config-file", required=True, metavar="FILE", help="a YAML config or LazyConfig (.py) with this loss"
+        "--config-file", metavar="FILE", help="a YAML config or LazyConfig (.py) with this loss; of a search to begin"
     )
     p.add_argument(
         "--import",
@@ -62,7 +65,14 @@ def build_parser() -> CommandParser:
     )
     p.add_argument("--seed", type=at_least(0), default=0, help="of the search and of its proxies (default 0)")
     p.add_argument("--workers", type=at_least(1), default=1, help="proxies at a time (default 1)")
-    p.add_argument("--resume", action="store_true", help="go on with the search in OUT")
+    p.add_argument(
+        "--resume", action="store_true", help="go on with the search in OUT; what is not given is as it was there"
+    )
+    p.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="go on though the config or the data have changed, or the search is of an older version; it is recorded",
+    )
     p.add_argument(
         "--executor",
         choices=["process", "ray", "inline"],
@@ -146,14 +156,30 @@ def build_parser() -> CommandParser:
     return p
 
 
+def _given(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options that are typed, and no others."""
+    parser = build_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    given = vars(parser.parse_args(arguments))
+    if not given.get("opts"):
+        given.pop("opts", None)
+    if "config_file" not in given and "resume" not in given:
+        parser.error("the following arguments are required: --config-file (or --resume)")
+    return given
+
+
 def main(arguments: Sequence[str]) -> int:
-    options = build_parser().parse_args(arguments)
+    given = _given(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's way to say Ctrl-C
-    from paramap_d2.search.session import SearchOptions, run_search
+    from paramap_d2.search.options import SearchOptions, resumed_options
+
+    options = resumed_options(given) if given.get("resume") else SearchOptions(**given)
+    from paramap_d2.search.session import run_search  # after the environment says where the data lies
 
     kept = "what has ended is kept, go on with --resume"
     try:
-        run_search(SearchOptions(**vars(options)))
+        run_search(options)
     except OSError as error:  # a full disk, a folder that went away: what was committed before stays
         raise UserError(f"{error}; {kept}") from error
     except KeyboardInterrupt:

@@ -224,6 +224,15 @@ def set_loss(cfg: DictConfig, loss: str) -> None:
             options.loss = loss
 
 
+def dataset_names(cfg: DictConfig) -> list[str]:
+    """The data sets that the config trains and tests on; none where it has loaders of the user's own."""
+    found: list[str] = []
+    for split in ("train", "test"):
+        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
+        found += [] if names is None else [names] if isinstance(names, str) else list(names)
+    return list(dict.fromkeys(found))
+
+
 def check_lazy_config(cfg: DictConfig) -> None:
     """Everything that can be known to be wrong before a model is built.
 
@@ -231,10 +240,7 @@ def check_lazy_config(cfg: DictConfig) -> None:
         UserError: a data set that is not there, a class count that does not fit it, a loss that cannot be read.
     """
     classes = OmegaConf.select(cfg, "model.num_classes") or OmegaConf.select(cfg, "model.roi_heads.num_classes")
-    for split in ("train", "test"):
-        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
-        if names is not None:  # else a loader of the user's own
-            check_data([names] if isinstance(names, str) else list(names), classes)
+    check_data(dataset_names(cfg), classes)
     if not OmegaConf.select(cfg, "train.init_checkpoint"):
         _check_timm(cfg)
     if cfg.train.calibrate_on:

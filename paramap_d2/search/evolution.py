@@ -6,7 +6,7 @@ import itertools
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .report.figures import draw_functions, draw_history
 from .report.page import write_report
 from .space import Genome, SearchSpace
 from .stopping import checkpoints
-from .store import FAILURES, FINAL, FINISHED, REPEAT, SEARCH, Evaluation, Store, StoreError, Told
+from .store import FAILURES, FINAL, FINISHED, REPEAT, SEARCH, Evaluation, Store, Told
 from .trainings import SearchProgress, Trainings
 
 
@@ -71,53 +71,6 @@ class GenerationEnd:
     evaluations: list[Evaluation]  # of the genomes asked for, without repeats
     best: Candidate | None  # so far
     new: bool  # whether anything was trained for it in this run
-
-
-def open_store(folder: Path, settings: Mapping[str, Any], resume: bool) -> Store:
-    """The store of the search in a folder, new or resumed.
-
-    Args:
-        settings: what makes a search the same search: all of it is compared on resume.
-
-    Raises:
-        StoreError: a search is there and is not to be resumed, or is another one; there is none to resume.
-    """
-    path = folder / "search.db"
-    if resume and not path.exists():
-        raise StoreError(f"{folder} holds no search to resume; leave --resume away to start one")
-    folder.mkdir(parents=True, exist_ok=True)
-    existed = path.exists()
-    store = Store(path)
-    before = store.settings()
-    if not before:
-        store.write_settings(settings)
-    else:
-        for key, value in settings.items():
-            if difference := _difference(key, before.get(key), value):
-                store.close()
-                raise StoreError(f"{folder} already holds another search: {difference}; choose another output folder")
-        if existed and not resume:
-            store.close()
-            raise StoreError(f"{folder} already holds this search; add --resume to go on, or choose another folder")
-    return store
-
-
-def _difference(name: str, before: Any, now: Any) -> str:
-    """Which setting differs and how, down to the first key of nested ones; empty if none does.
-
-    A config key that only one side has came or went with a version of some library, and is passed over.
-    """
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before.keys() & now.keys() if name == "config" else before.keys() | now.keys():
-            if difference := _difference(key if name == "config" else f"{name}.{key}", before.get(key), now.get(key)):
-                return difference
-        return ""
-    return "" if before == now else f"{name} was {_short(before)} there and is {_short(now)} now"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def evolve(

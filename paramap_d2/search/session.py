@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import portalocker
@@ -28,14 +27,17 @@ from paramap_d2.losses import HeadLoss, head_losses, load_loss
 from .algorithms import Algorithm, build_algorithm
 from .candidates import Candidate, fitness_text
 from .confirmation import MOST_SEEDS, SEEDS_FROM, handed_over, verdict, verdict_text
-from .evolution import GenerationEnd, Schedule, evolve, generation_line, open_store, write_results
+from .evolution import GenerationEnd, Schedule, evolve, generation_line, write_results
 from .executors.local import Executor, InlineExecutor, ProcessExecutor, processors
 from .main_guard import check_main_guard
 from .metric import check_metric
+from .options import SearchOptions
 from .proxies.config import ProxyConfig, read_proxy_config
 from .proxies.proxy import Proxy
+from .proxies.versions import versions
+from .settings import open_store
 from .space import Genome, SearchSpace
-from .status import duration, progress
+from .status import STORE, duration, progress
 from .stopping import RULES
 from .store import FAILURES, FINISHED, Store, StoreError
 from .trainings import SearchProgress
@@ -46,42 +48,6 @@ GENERATIONS = 4
 """Unless generations or evaluations are given."""
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """What a user may say about a search; see ``tools/evolve.py --help``."""
-
-    config_file: str
-    output_dir: str
-    population: int = 8
-    generations: int | None = None
-    evaluations: int | None = None
-    seed: int = 0
-    workers: int = 1
-    resume: bool = False
-    executor: str = "process"
-    algorithm: str = "ga"
-    mode: str = "separate"
-    points: int = 4
-    elite: int = 1
-    init: Sequence[str] | None = None
-    heads: Sequence[str] | None = None
-    fixed: str | None = None
-    fix_grad_scale: float | None = None
-    metric: str = "AP"
-    timeout: float | None = None
-    reevaluate: int = 1
-    stop: str = "none"
-    final_iters: int | None = None
-    finalists: int = 3
-    retries: int = 2
-    confirm: int = 3
-    ray_address: str | None = None
-    cpus_per_proxy: float | None = None
-    gpus_per_proxy: float | None = None
-    imports: Sequence[str] = ()
-    opts: Sequence[str] = field(default_factory=list)
-
-
 def run_search(options: SearchOptions) -> Candidate:
     """Run a search or go on with one; returns the loss that it hands over.
 
@@ -89,12 +55,14 @@ def run_search(options: SearchOptions) -> Candidate:
         UserError: options, config, data or output folder do not fit, before anything is started.
         NoResultError: no proxy reached an AP, or all of a generation failed.
     """
+    from paramap_d2.data import digest
+
     folder = Path(options.output_dir)
     schedule = _schedule(options)
     config = read_proxy_config(options.config_file, options.opts, options.imports)
     searched, fixed = _searched_and_fixed(options, config.heads)
     space = SearchSpace(searched, options.points, options.mode, options.fix_grad_scale, fixed)
-    initial = _first_individuals(options, config, space)
+    initial = (options.resume and _stored_individuals(options, space)) or _first_individuals(options, config, space)
     rounds = schedule.generations or math.ceil(schedule.evaluations / options.population)
     algorithm = build_algorithm(
         options.algorithm, space.genes, options.population, options.seed, initial, options.elite, rounds
@@ -108,8 +76,8 @@ def run_search(options: SearchOptions) -> Candidate:
         "seed": options.seed,
         "metric": options.metric,
         "initial": initial,
-        "repeats": schedule.repeats,
         "stopping": schedule.stopping,
+        "data": digest(config.datasets),
     }
     if options.algorithm == "ppo":
         settings["rounds"] = rounds  # its spread shrinks with them
@@ -117,21 +85,24 @@ def run_search(options: SearchOptions) -> Candidate:
     try:
         if not options.resume:
             check_metric(config, options.metric, executor)
-        with _only_one(folder, options.resume), open_store(folder, settings, options.resume) as store:
-            store.write_settings(
-                {
-                    "generations": schedule.generations,
-                    "evaluations": schedule.evaluations,
-                    "planned": schedule.planned(algorithm),
-                    "final_iterations": schedule.final_iterations,
-                    "config_file": options.config_file,
-                    "opts": list(options.opts),
-                    "imports": list(options.imports),
-                    "loss_keys": config.loss_keys,
-                    "executor": options.executor,
-                    "workers": options.workers,
-                }
-            )
+        kept = {
+            **options.to_store(),
+            "repeats": schedule.repeats,
+            "generations": schedule.generations,
+            "evaluations": schedule.evaluations,
+            "planned": schedule.planned(algorithm),
+            "final_iterations": schedule.final_iterations,
+            "config_file": options.config_file,
+            "opts": list(options.opts),
+            "imports": list(options.imports),
+            "loss_keys": config.loss_keys,
+            "executor": options.executor,
+            "workers": options.workers,
+        }
+        with (
+            _only_one(folder, options.resume),
+            open_store(folder, settings, kept, options.resume, options.accept_changes, config.defaults) as store,
+        ):
             proxy = Proxy(config, space, options.metric, str(folder / "evaluations"))
             return _run(options, folder, space, algorithm, schedule, proxy, executor, store)
     finally:
@@ -235,6 +206,8 @@ def _run(
             f"{schedule.planned(algorithm)} evaluations of {space.genes} genes ({', '.join(space.heads)}), "
             f"{executor.workers} at a time; watch with tensorboard --logdir {folder}"
         )
+        if changed := _changed_versions(store):
+            logger.warning(f"earlier evaluations were trained with {changed}: AP may differ for that alone")
         begin = time.monotonic()
         try:
             evolve(algorithm, proxy, executor, store, schedule, on_progress=on_progress, on_generation=on_generation)
@@ -259,6 +232,14 @@ def _run(
             outcome = verdict_text(confirmed, options.metric)
         logger.info(f"{outcome}, {spent}: {folder / 'best.json'}; report: {folder / 'report.html'}")
     return best
+
+
+def _changed_versions(store: Store) -> str:
+    """Such as ``torch 2.13 (now 2.14)``; empty where the last evaluation was trained with what is there now."""
+    earlier = [e.versions for e in store.evaluations() if e.versions]
+    now = versions()
+    before = earlier[-1] if earlier else now
+    return ", ".join(f"{name} {before[name]} (now {now.get(name)})" for name in before if before[name] != now.get(name))
 
 
 def _searched_and_fixed(
@@ -289,6 +270,18 @@ def _first_individuals(options: SearchOptions, config: ProxyConfig, space: Searc
         return [space.encode(load_loss(config.loss)), space.identity()]
     except UserError:
         return [space.identity()]
+
+
+def _stored_individuals(options: SearchOptions, space: SearchSpace) -> list[Genome] | None:
+    """Those that a search began with, whatever became of the losses that they were named by; None where --init names
+    others now or they are of another space, which is for the comparison of the two searches to tell."""
+    path = Path(options.output_dir) / STORE
+    if not path.exists():
+        return None
+    with Store(path, readonly=True) as store:
+        settings = store.settings()
+    same = settings.get("options", {"init": None})["init"] == options.to_store()["options"]["init"]
+    return settings.get("initial") if same and settings.get("space") == space.describe() else None
 
 
 def _executor(options: SearchOptions) -> Executor:

@@ -9,11 +9,11 @@ from paramap_d2.errors import NoResultError
 from paramap_d2.losses import load_loss
 from paramap_d2.search.algorithms.genetic import GeneticAlgorithm
 from paramap_d2.search.candidates import best_candidate, ranked_candidates
-from paramap_d2.search.evolution import Schedule, evolve, generation_line, open_store, write_results
+from paramap_d2.search.evolution import Schedule, evolve, generation_line, write_results
 from paramap_d2.search.executors.local import InlineExecutor
 from paramap_d2.search.proxies.proxy import Outcome
 from paramap_d2.search.space import SearchSpace
-from paramap_d2.search.store import FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, STOPPED, Evaluation, Store, StoreError
+from paramap_d2.search.store import FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, STOPPED, Evaluation, Store
 
 SPACE = SearchSpace(("dense",), points=1, mode="shared")
 
@@ -131,39 +131,6 @@ def test_results(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert "<html" in (tmp_path / "report.html").read_text()
     assert not list(tmp_path.glob("*.part"))
-
-
-SETTINGS = {"seed": 1, "config": {"SOLVER.MAX_ITER": "100", "NEW": "1"}, "space": SPACE.describe()}
-
-
-def test_store_of_a_folder(tmp_path):
-    open_store(tmp_path / "new", SETTINGS, resume=False).close()
-    open_store(tmp_path / "new", SETTINGS, resume=True).close()
-    without_new = {**SETTINGS, "config": {"SOLVER.MAX_ITER": "100"}}
-    open_store(tmp_path / "new", without_new, resume=True).close()
-
-
-@pytest.mark.parametrize(
-    "change, resume, message",
-    [
-        ({}, False, "already holds this search; add --resume"),
-        ({"seed": 2}, True, "another search: seed was 1 there and is 2 now"),
-        ({"config": {"SOLVER.MAX_ITER": "50"}}, True, "another search: SOLVER.MAX_ITER was 100 there and is 50 now"),
-        ({"space": {**SPACE.describe(), "points": 4}}, False, "another search: space.points was 1 there and is 4"),
-    ],
-)
-def test_another_search_is_refused_and_left_alone(tmp_path, change, resume, message):
-    open_store(tmp_path, SETTINGS, resume=False).close()
-    before = (tmp_path / "search.db").read_bytes()
-    with pytest.raises(StoreError, match=message):
-        open_store(tmp_path, {**SETTINGS, **change}, resume)
-    assert (tmp_path / "search.db").read_bytes() == before
-
-
-def test_nothing_to_resume(tmp_path):
-    with pytest.raises(StoreError, match="no search to resume"):
-        open_store(tmp_path / "none", SETTINGS, resume=True)
-    assert not (tmp_path / "none").exists()
 
 
 def noisy(task):

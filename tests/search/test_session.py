@@ -148,10 +148,9 @@ def test_out_of_memory_is_named(tmp_path, tiny, monkeypatch):
 def test_an_exception_in_the_loss_is_the_losss(tmp_path, tiny, monkeypatch):
     from paramap_d2 import losses
 
-    real = losses.ParameterizedAPLoss.forward
-    monkeypatch.setattr(
-        losses.ParameterizedAPLoss, "forward", lambda self, scores, *rest: real(self, scores[:1], *rest)
-    )
+    real = losses.ParameterizedAPLoss.terms
+    wrong = lambda self, scores, *rest: real(self, scores[:1], *rest)  # noqa: E731
+    monkeypatch.setattr(losses.ParameterizedAPLoss, "terms", wrong)
     with pytest.raises(NoResultError, match="all 2 proxies"):
         run_search(options(tmp_path / "out", tiny, generations=1))
     assert [(e.status, e.cause, e.attempt) for e in rows(tmp_path / "out")] == [("failed", "loss", 1)] * 2
@@ -182,6 +181,7 @@ def test_an_exception_in_the_loss_is_the_losss(tmp_path, tiny, monkeypatch):
         ({}, ["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' at the end has no partner"),
         ({}, ["SOLVER.MAX_ITER", "many"], "config option SOLVER.MAX_ITER many"),
         ({}, ["DATASETS.TRAIN", "('nope_train',)"], "data set 'nope_train' is not registered"),
+        ({}, ["SOLVER.BASE_LR", "0.1", "SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER must be at least 1, not 0"),
         ({}, ["DATASETS.TEST", "()"], "DATASETS.TEST names no data set"),
         ({}, ["MODEL.META_ARCHITECTURE", "RetinaNet"], "RetinaNet, which has no Parameterized AP Loss"),
         ({}, ["MODEL.RETINANET.NUM_CLASSES", "80"], "has 3 classes, .* 80"),

@@ -14,6 +14,8 @@ class FakeConfig:
     """A config whose proxies are made up."""
 
     loss = "linear"
+    defaults = {}
+    datasets = ()
     loss_keys = ["MODEL.PARAM_AP.LOSS"]
     settings = {"SOLVER.MAX_ITER": "10"}
     own_evaluator = False
@@ -73,9 +75,9 @@ def test_a_loss_of_one_head_is_enough_to_fix_it(search, tmp_path):
     save_loss(loss, {"rpn": load_loss("linear")["rpn"]})
     # The same losses by another name: the same search.
     search(("rpn", "roi"), heads=["roi"], fixed=str(loss), resume=True)
-    with pytest.raises(StoreError, match="another search: space.fixed"):
+    with pytest.raises(StoreError, match="another search: --fixed"):
         search(("rpn", "roi"), heads=["roi"], fixed="fasterrcnn-coco", resume=True)
-    with pytest.raises(StoreError, match="another search: space"):
+    with pytest.raises(StoreError, match="another search: --"):
         search(("rpn", "roi"), resume=True)
 
 

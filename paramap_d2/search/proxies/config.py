@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from paramap_d2.errors import UserError
@@ -38,6 +39,8 @@ class ProxyConfig(Protocol):
     loss: str  # the preset or loss file that the config names
     loss_keys: list[str]  # the config's keys that name it
     settings: Mapping[str, str]  # everything that makes two searches the same, by key
+    defaults: Mapping[str, str]  # of settings, where they are known: what a key has that the config does not name
+    datasets: tuple[str, ...]  # trained and evaluated on, as far as the config names them
     own_evaluator: bool  # whether the figures are those of an evaluator that is not the project's
 
     def untrained(self, folder: Path) -> Results:
@@ -77,13 +80,15 @@ class YamlProxyConfig:
     heads: tuple[str, ...]
     loss: str
     settings: Mapping[str, str]
+    defaults: Mapping[str, str]
+    datasets: tuple[str, ...]
     own_evaluator: bool
     code: UserCode
     loss_keys = ["MODEL.PARAM_AP.LOSS"]
 
     @classmethod
     def read(cls, config_file: str | os.PathLike[str], opts: Sequence[str], code: UserCode) -> YamlProxyConfig:
-        from paramap_d2.config import check_config, detector_heads, merge_options, read_config
+        from paramap_d2.config import check_config, detector_heads, merge_options, parse_config, read_config
 
         cfg = read_config(config_file, opts, code.add_keys())
         merge_options(cfg, cfg.PROXY.OPTS)
@@ -95,11 +100,22 @@ class YamlProxyConfig:
         check_config(cfg)
         if not cfg.DATASETS.TEST:
             raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
+        if cfg.SOLVER.MAX_ITER < 1:
+            raise UserError(f"SOLVER.MAX_ITER must be at least 1, not {cfg.SOLVER.MAX_ITER}")
         if cfg.PROXY.TRAINER:
             code.trainer(cfg.PROXY.TRAINER)
         own = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "PROXY.OPTS", "MODEL.PARAM_AP.CALIBRATE_ON", *cls.loss_keys)
         settings = _without(_flat(cfg), own)
-        return cls(cfg.dump(), heads, cfg.MODEL.PARAM_AP.LOSS, settings, bool(cfg.PROXY.TRAINER), code)
+        return cls(
+            cfg.dump(),
+            heads,
+            cfg.MODEL.PARAM_AP.LOSS,
+            settings,
+            _without(_flat(parse_config("{}", code.add_keys())), own),
+            tuple(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])),
+            bool(cfg.PROXY.TRAINER),
+            code,
+        )
 
     def _cfg(self) -> CfgNode:
         from paramap_d2.config import parse_config
@@ -176,9 +192,11 @@ class LazyProxyConfig:
     loss: str
     loss_keys: list[str]
     settings: Mapping[str, str]
+    datasets: tuple[str, ...]
     own_evaluator: bool
     code: UserCode
     config_file: str  # executed where it is trained, too, for what it registers
+    defaults = MappingProxyType({})
 
     @classmethod
     def read(cls, config_file: str | os.PathLike[str], opts: Sequence[str], code: UserCode) -> LazyProxyConfig:
@@ -199,6 +217,8 @@ class LazyProxyConfig:
         for part in ("test", "evaluator"):
             if part not in cfg.dataloader:
                 raise UserError(f"config {config_file} defines no dataloader.{part}, and a fitness needs one")
+        if cfg.train.max_iter < 1:
+            raise UserError(f"train.max_iter must be at least 1, not {cfg.train.max_iter}")
         keys = lazy_config.loss_keys(cfg)
         own = ("train.output_dir", "train.seed", "train.device", "train.calibrate_on", *keys)
         settings = {k: v for k, v in lazy_config.settings(cfg).items() if not k.startswith("proxy.opts")}
@@ -208,6 +228,7 @@ class LazyProxyConfig:
             lazy_config.OmegaConf.select(cfg, keys[0]),
             keys,
             _without(settings, own),
+            tuple(lazy_config.dataset_names(cfg)),
             lazy_config.target(cfg.dataloader.evaluator) is not build_evaluator,
             code,
             os.path.abspath(config_file),
