@@ -105,6 +105,7 @@ class YamlProxyConfig:
         if cfg.PROXY.TRAINER:
             code.trainer(cfg.PROXY.TRAINER)
         own = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "PROXY.OPTS", "MODEL.PARAM_AP.CALIBRATE_ON", *cls.loss_keys)
+        own += ("SOLVER.CHECKPOINT_PERIOD",)
         settings = _without(_flat(cfg), own)
         return cls(
             cfg.dump(),
@@ -221,6 +222,7 @@ class LazyProxyConfig:
             raise UserError(f"train.max_iter must be at least 1, not {cfg.train.max_iter}")
         keys = lazy_config.loss_keys(cfg)
         own = ("train.output_dir", "train.seed", "train.device", "train.calibrate_on", *keys)
+        own += ("train.checkpointer.period", "train.checkpointer.max_to_keep")
         settings = {k: v for k, v in lazy_config.settings(cfg).items() if not k.startswith("proxy.opts")}
         return cls(
             cloudpickle.dumps(cfg),
