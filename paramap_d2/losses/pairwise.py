@@ -24,19 +24,6 @@ OfDifferences = Callable[[Tensor], Tensor]
 """From differences of scores to values of the same shape."""
 
 
-def pairwise_sums(
-    scores: Tensor,
-    positives: Tensor,
-    rated: Tensor,
-    rated_weight: Tensor,
-    base_weight: float,
-    numerator: RankingFunction,
-    denominator: RankingFunction,
-) -> tuple[Tensor, Tensor]:
-    """The same sums as :func:`paramap_d2.losses.ranking_sums.ranking_sums`, for any functions and any finite scores."""
-    return _PairwiseSums.apply(scores, positives, rated, rated_weight, base_weight, numerator, denominator)
-
-
 def sums_over_samples(
     scores: Tensor, anchor: Tensor, functions: Sequence[OfDifferences], lowest: Tensor | None, weight: Tensor | None
 ) -> Tensor:
@@ -113,48 +100,39 @@ def _differences(samples: Tensor, anchor: Tensor) -> Iterator[tuple[slice, Tenso
         yield run, samples - anchor[run, None]
 
 
-class _PairwiseSums(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, scores, positives, rated, rated_weight, base_weight, numerator, denominator):
-        anchor = scores[positives]
-        functions = numerator.of_difference, denominator.of_difference
-        if ctx.needs_input_grad[0]:
-            functions += numerator.slope_of_difference, denominator.slope_of_difference
-        sums = sums_over_samples(scores, anchor, functions, lowest_window(anchor, (numerator, denominator)), None)
-        sums[::2] *= base_weight
-        sums[::2] += sums_over_samples(scores[rated], anchor, functions[::2], None, rated_weight.double() - base_weight)
-        ctx.save_for_backward(scores, positives, rated, rated_weight, sums[2:])
-        ctx.others = base_weight, numerator, denominator
-        ctx.set_materialize_grads(False)
-        return sums[0], sums[1]
+class PairwiseSums:
+    """The same as :class:`paramap_d2.losses.ranking_sums.BucketSums`, for functions of any shape and scores of any
+    size; anchors may be empty."""
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_numerator, grad_denominator):
-        scores, positives, rated, rated_weight, slopes = ctx.saved_tensors
-        base_weight, numerator, denominator = ctx.others
-        anchor, rated_scores = scores[positives], scores[rated]
-        nothing = torch.zeros(len(anchor), dtype=torch.float64, device=scores.device)
-        to_numerator = nothing if grad_numerator is None else grad_numerator
-        to_denominator = nothing if grad_denominator is None else grad_denominator
-        grad = grad_weight = None
-        if ctx.needs_input_grad[3]:
-            values = sums_over_positives(rated_scores, anchor, {numerator.of_difference: to_numerator})
-            grad_weight = values.to(rated_weight.dtype)
-        if ctx.needs_input_grad[0]:
-            terms = {numerator.slope_of_difference: base_weight * to_numerator}
-            if grad_denominator is not None:
-                slope = denominator.slope_of_difference
-                terms[slope] = terms.get(slope, nothing) + to_denominator
-            grad = torch.zeros_like(scores)
-            for index in _chunks(scores, lowest_window(anchor, (numerator, denominator)), len(anchor)):
-                grad[index] = sums_over_positives(scores[index], anchor, terms).to(grad.dtype)
-            # A rated sample's own weight, and the other role of a positive's score: every difference it is subtracted
-            # in. The parts of a positive's gradient cancel, so they are added before they are rounded.
-            terms = {numerator.slope_of_difference: to_numerator}
-            of_rated = sums_over_positives(rated_scores, anchor, terms) * rated_weight.double()
-            if grad_denominator is not None:
-                of_rated += sums_over_positives(rated_scores, anchor, {denominator.slope_of_difference: to_denominator})
-            of_rated[: len(anchor)] -= to_numerator * slopes[0] + to_denominator * slopes[1]
-            grad.index_copy_(0, rated, of_rated.to(grad.dtype))
-        return grad, None, None, grad_weight, None, None, None
+    def __init__(
+        self,
+        scores: Tensor,
+        anchor: Tensor,
+        numerator: RankingFunction,
+        denominator: RankingFunction,
+        rated: Tensor,
+        extra: Tensor,
+        base_weight: float,
+    ):
+        self._scores, self._anchor = scores, anchor = scores, anchor.to(scores.dtype)
+        self._functions = numerator, denominator
+        self._rated_scores, self._extra, self._base_weight = scores[rated], extra, base_weight
+        self._lowest = lowest_window(anchor, self._functions) if len(anchor) else None
+        of_all = [f.of_difference for f in self._functions] + [f.slope_of_difference for f in self._functions]
+        sums = sums_over_samples(scores, anchor, of_all, self._lowest, None)
+        sums[::2] *= base_weight
+        sums[::2] += sums_over_samples(self._rated_scores, anchor, of_all[::2], None, extra)
+        self.sums, self.slopes = sums[:2], sums[2:]
+
+    def gradient(self, grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        of = [f.slope_of_difference for f in self._functions]
+        plain = {of[0]: self._base_weight * grads[0]}
+        for slope, weight in zip(of[1:], grads[1:], strict=False):
+            plain[slope] = plain.get(slope, 0) + weight
+        grad = torch.zeros_like(self._scores)
+        for index in _chunks(self._scores, self._lowest, len(self._anchor)):
+            grad[index] = sums_over_positives(self._scores[index], self._anchor, plain).to(grad.dtype)
+        of_rated = sums_over_positives(self._rated_scores, self._anchor, plain)
+        of_rated += self._extra * sums_over_positives(self._rated_scores, self._anchor, {of[0]: grads[0]})
+        value = {self._functions[0].of_difference: grads[0]}
+        return grad, of_rated, sums_over_positives(self._rated_scores, self._anchor, value)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .functions import FUNCTION_NAMES, PiecewiseLinear, RankingFunction
-from .pairwise import pairwise_sums
-from .ranking_sums import SCORE_LIMIT, ranking_sums
+from .global_batch import GlobalBatch, several_processes
+from .pairwise import PairwiseSums
+from .quality_functions import QualityFunctions
+from .ranking_sums import SCORE_LIMIT, BucketSums
 
 EMPTY_DENOMINATOR = 1e-6
 """A positive whose ``rank_denominator`` sum is at or below this has no detection counted at or above it, itself
@@ -37,14 +39,19 @@ class ParameterizedAPLoss(nn.Module):
     Args:
         functions: all five, by name (:data:`FUNCTION_NAMES`).
         block_gradient: whether ``rank_denominator`` is held constant in the backward pass (the paper's Table 1).
-        top_k: keep only the k samples of highest score, as the released code does with 100,000; equal scores are kept
-            in the order of their indices. None keeps all.
+        top_k: the sums run over the k samples of highest score alone, as in the released code with 100,000; equal
+            scores are taken in the order of their indices. All positives keep their terms. None takes all samples.
         grad_scale: factor on the gradient that reaches the qualities, and with them the box branch; the value of the
             loss does not change.
+        global_batch: where several processes train, rank the samples of all of them together: each returns the loss
+            of one process with all their batches, and gradients that, averaged over the processes (as
+            DistributedDataParallel does), are that loss's. Every process must then make the same calls, without
+            positives or samples too. It sends what the positives weigh, never the samples. Only while gradients are
+            enabled: a loss for validation is that of its own process.
 
     Raises:
         ValueError: a function is missing, unknown or not a :class:`RankingFunction`; ``top_k`` or ``grad_scale`` not
-            positive.
+            positive; ``top_k`` with ``global_batch``.
     """
 
     def __init__(
@@ -53,22 +60,28 @@ class ParameterizedAPLoss(nn.Module):
         block_gradient: bool = True,
         top_k: int | None = None,
         grad_scale: float = 1.0,
+        global_batch: bool = False,
     ):
         super().__init__()
         self.functions = checked_functions(functions)
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be None or at least 1, not {top_k}")
+        if top_k is not None and global_batch:
+            raise ValueError("top_k and global_batch exclude each other: the k highest are those of one process")
         if not 0 < grad_scale < float("inf"):
             raise ValueError(f"grad_scale must be a positive number, not {grad_scale}")
         self.block_gradient = block_gradient
         self.top_k = top_k
         self.grad_scale = float(grad_scale)
-        no_quality = torch.zeros((), dtype=torch.float64, device="cpu")
-        self.unrated_weight = 1 - float(self.functions["sample_quality"].of_quality(no_quality))
+        self.global_batch = global_batch
+        self._of_qualities = QualityFunctions(self.functions)
+        ranking = self.functions["rank_numerator"], self.functions["rank_denominator"]
+        self._linear = all(isinstance(function, PiecewiseLinear) for function in ranking)
 
     def extra_repr(self) -> str:
         shapes = "\n".join(f"{name}={function!r}" for name, function in self.functions.items())
-        return f"{shapes}\nblock_gradient={self.block_gradient}, top_k={self.top_k}, grad_scale={self.grad_scale:g}"
+        options = f"block_gradient={self.block_gradient}, top_k={self.top_k}, grad_scale={self.grad_scale:g}"
+        return f"{shapes}\n{options}, global_batch={self.global_batch}"
 
     def forward(self, scores: Tensor, quality: Tensor, targets: Tensor) -> Tensor:
         """
@@ -116,48 +129,44 @@ class ParameterizedAPLoss(nn.Module):
             rated_negatives: (E,) int64 indices of negatives with a quality other than 0, if there are any.
             negative_quality: (E,) theirs.
         """
-        dtype = scores.dtype if scores.dtype == torch.float64 else torch.float32
-        scores = scores.to(dtype)
-        peak = scores.detach().amax().clamp(min=0) if len(scores) else scores.new_zeros(())
-        given = [quality] if negative_quality is None else [quality, negative_quality]
-        probe = peak + sum(one.detach().sum(dtype=torch.float64) for one in given)
-        poison = (probe - probe).to(dtype)  # NaN where a score is NaN or +inf or a quality no finite number, else 0
-        if self.top_k is not None and self.top_k < len(scores):
-            kept = _highest(scores.detach(), self.top_k)
-            scores = torch.where(kept, scores, -torch.inf)
-            positives, quality = positives[kept[positives]], quality[kept[positives]]
-        if len(positives) == 0:
-            nothing = scores[:0].sum() + quality[:0].sum().to(dtype) + poison
-            return APLossTerms(nothing, nothing.detach())
+        scores = scores.to(scores.dtype if scores.dtype == torch.float64 else torch.float32)
+        samples = scores.detach()
+        anchor = samples.index_select(0, positives).double()
+        peak = samples.amax() if len(samples) else samples.new_full((), -torch.inf)
+        lowest = anchor.amin() if len(anchor) else anchor.new_full((), torch.inf)
+        if negative_quality is not None:
+            probe = negative_quality.detach().sum()
+            peak = peak + (probe - probe)  # NaN where one is no finite number
+        batch = None
+        if self.global_batch and torch.is_grad_enabled() and several_processes():
+            batch = GlobalBatch(len(anchor), torch.stack([peak.double(), lowest]))
+            peak, lowest = batch.facts[:, 0].amax(), batch.facts[:, 1].amin()
+        if (len(anchor) if batch is None else batch.positives) == 0:
+            nothing = scores[:0].sum() + quality[:0].sum().to(scores.dtype)
+            return APLossTerms(_nan_unless(peak < torch.inf, nothing), nothing.detach())
 
-        f = self.functions
+        if self.top_k is not None and self.top_k < len(samples):
+            samples = samples.masked_fill(~_highest(samples, self.top_k), -torch.inf)
+        exact, sane = self._linear, None
+        if exact and peak.device.type == "cpu":
+            exact = float(peak) < SCORE_LIMIT and float(lowest) > -SCORE_LIMIT
+        elif exact:  # is not waited for: out of the fast sums' range the loss becomes NaN
+            sane = (peak < SCORE_LIMIT) & (lowest > -SCORE_LIMIT)
+        if not exact:
+            sane = peak < torch.inf
         rated = positives if rated_negatives is None else torch.cat([positives, rated_negatives])
-        rated_weight, weight, localization = _OfQualities.apply(quality, negative_quality, self.grad_scale, f)
-        exact = self._exact(peak, scores, positives)
-        numerator, denominator = (ranking_sums if exact is not False else pairwise_sums)(
+        ranking, localization = _APLoss.apply(
             scores,
-            positives,
+            quality,
+            negative_quality,
+            samples,
+            anchor,
             rated,
-            rated_weight,
-            self.unrated_weight,
-            f["rank_numerator"],
-            f["rank_denominator"],
+            BucketSums if exact else PairwiseSums,
+            batch,
+            self,
         )
-        if self.block_gradient:
-            denominator = denominator.detach()
-        ranking = _MeanQuotient.apply(weight, numerator, denominator)
-        if isinstance(exact, Tensor):
-            ranking = torch.where(exact, ranking, torch.nan)
-        return APLossTerms(ranking.to(dtype) + poison, localization.to(dtype))
-
-    def _exact(self, peak: Tensor, scores: Tensor, positives: Tensor) -> bool | Tensor:
-        """Whether the fast sums apply. On a GPU the answer for this batch's scores is a tensor that is not waited for:
-        out of their range the loss becomes NaN there."""
-        ranking = self.functions["rank_numerator"], self.functions["rank_denominator"]
-        if not all(isinstance(function, PiecewiseLinear) for function in ranking):
-            return False
-        within = (peak < SCORE_LIMIT) & (scores.detach().take(positives).amin() > -SCORE_LIMIT)
-        return bool(within) if scores.device.type == "cpu" else within
+        return APLossTerms(_nan_unless(sane, ranking), localization)
 
 
 def checked_functions(functions: Mapping[str, RankingFunction]) -> dict[str, RankingFunction]:
@@ -224,56 +233,63 @@ class _Ignoring(torch.autograd.Function):
         return grad, None
 
 
-# Two functions with a backward pass of their own, for what autograd would record as some thirty small operations.
+def _nan_unless(sane: Tensor | None, value: Tensor) -> Tensor:
+    return value if sane is None else torch.where(sane.to(value.device), value, torch.nan)
 
 
-class _OfQualities(torch.autograd.Function):
-    """From the (P,) qualities of the positives and the (E,) ones of other samples, or None: the (P + E,) weights
-    1 − sample_quality, the (P,) weights positive_weight, and the mean of 1 − positive_quality over the positives; all
-    float64. The gradient of the qualities is scaled."""
-
-    @staticmethod
-    def forward(ctx, quality, others, grad_scale, functions):
-        q = (quality if others is None else torch.cat([quality, others])).double()
-        own = q[: len(quality)]
-        sample, of_sample = functions["sample_quality"].quality_value_and_slope(q)
-        weight, of_weight = functions["positive_weight"].quality_value_and_slope(own)
-        reward, of_reward = functions["positive_quality"].quality_value_and_slope(own)
-        ctx.save_for_backward(of_sample, of_weight, of_reward)
-        ctx.grad_scale = grad_scale
-        ctx.dtypes = quality.dtype, None if others is None else others.dtype
-        return 1 - sample, weight, 1 - reward.mean()
+class _APLoss(torch.autograd.Function):
+    """Both terms, with one backward pass for what autograd would record as some hundred small operations. All that the
+    processes of a global batch tell each other is told in the forward pass: in the backward pass it would meet the
+    messages of DistributedDataParallel."""
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_sample, grad_weight, grad_localization):
-        of_sample, of_weight, of_reward = ctx.saved_tensors
-        positives = len(of_weight)
-        grad = grad_sample * of_sample * -ctx.grad_scale
-        own = of_weight * grad_weight - of_reward * (grad_localization / positives)
-        grad[:positives] += own * ctx.grad_scale
-        dtype, of_others = ctx.dtypes
-        others = None if of_others is None else grad[positives:].to(of_others)
-        return grad[:positives].to(dtype), others, None, None
-
-
-class _MeanQuotient(torch.autograd.Function):
-    """mean(weight · numerator / denominator) of three (P,) float64 tensors, with 0 for a quotient whose denominator is
-    empty."""
-
-    @staticmethod
-    def forward(ctx, weight, numerator, denominator):
+    def forward(ctx, scores, quality, negative_quality, samples, anchor, rated, path, batch, loss):
+        q = quality if negative_quality is None else torch.cat([quality, negative_quality])
+        (extra, *own), ctx.slopes_of_quality = loss._of_qualities(q.double())
+        weight, gain = (row[: len(anchor)] for row in own)
+        if batch is not None:
+            anchor, weight, gain = batch.gather(torch.stack([anchor, weight, gain]))
+        ranking = loss.functions["rank_numerator"], loss.functions["rank_denominator"]
+        ctx.sums = path(samples, anchor, *ranking, rated, extra, loss._of_qualities.unrated_weight)
+        sums, ctx.slopes = ctx.sums.sums, ctx.sums.slopes
+        if batch is not None:
+            sums, ctx.slopes = batch.add(torch.stack([sums, ctx.slopes]))
+        numerator, denominator = sums
         # Masked before the division: a quotient that is not used must not reach the gradient as NaN.
-        denominator = torch.where(denominator > EMPTY_DENOMINATOR, denominator, torch.inf)
-        quotient = numerator / denominator
-        ctx.save_for_backward(weight, quotient, denominator)
-        return weight.dot(quotient) / len(weight)
+        denominator = denominator.masked_fill(denominator <= EMPTY_DENOMINATOR, torch.inf)
+        ctx.quotient = numerator / denominator
+        ctx.to_numerator = weight / denominator
+        ctx.own = slice(None) if batch is None else batch.own
+        ctx.factor = (1 if batch is None else batch.processes) / len(anchor)
+        ctx.block_gradient, ctx.grad_scale = loss.block_gradient, loss.grad_scale
+        ctx.dtypes = quality.dtype, None if negative_quality is None else negative_quality.dtype
+        ctx.save_for_backward(rated)
+        return (weight.dot(ctx.quotient) / len(anchor)).to(scores.dtype), gain.mean().to(scores.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        weight, quotient, denominator = ctx.saved_tensors
-        grad = grad / len(weight)
-        grad_numerator = grad * weight / denominator
-        grad_denominator = -grad_numerator * quotient if ctx.needs_input_grad[2] else None
-        return grad * quotient, grad_numerator, grad_denominator
+    def backward(ctx, grad_ranking, grad_localization):
+        (rated,) = ctx.saved_tensors
+        grad_ranking = grad_ranking * ctx.factor
+        grads = (ctx.to_numerator * grad_ranking)[None]
+        if not ctx.block_gradient:
+            grads = torch.cat([grads, -grads * ctx.quotient])
+        grad, of_rated, of_extra = ctx.sums.gradient(grads)
+        # The other role of a positive's score: every difference it is subtracted in. Its parts cancel, so they are
+        # added before they are rounded to the scores' type.
+        own, of_sample, of_weight, of_gain = ctx.own, *ctx.slopes_of_quality
+        quotient = ctx.quotient[own]
+        positives = len(quotient)
+        for of_sum, slope in zip(grads, ctx.slopes, strict=False):
+            of_rated[:positives].addcmul_(of_sum[own], slope[own], value=-1)
+        grad.index_copy_(0, rated, of_rated.to(grad.dtype))
+
+        of_quality = of_extra.mul_(of_sample)
+        of_own = torch.addcmul(
+            of_gain[:positives] * (grad_localization * ctx.factor), of_weight[:positives], quotient * grad_ranking
+        )
+        of_quality[:positives].add_(of_own)
+        of_quality *= ctx.grad_scale
+        dtype, of_negatives = ctx.dtypes
+        negatives = None if of_negatives is None else of_quality[positives:].to(of_negatives)
+        return grad, of_quality[:positives].to(dtype), negatives, None, None, None, None, None, None

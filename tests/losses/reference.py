@@ -77,8 +77,7 @@ def reference(
     if top_k is not None:
         ranked = sorted(range(n), key=lambda j: (INF if targets[j] == -1 else -scores[j], j))
         kept = set(ranked[:top_k])
-        samples = [j for j in samples if j in kept]
-        positives = [i for i in positives if i in kept]
+        samples = [j for j in samples if j in kept]  # every positive keeps its term
     grad_scores, grad_quality = [0.0] * n, [0.0] * n
     if not positives:
         return Result(0.0, grad_scores, grad_quality)

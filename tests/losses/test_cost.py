@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.loss import draw, peak_bytes, plain_pairwise, with_forward, with_terms
 from paramap_d2.losses import ParameterizedAPLoss
-from paramap_d2.losses.ranking_sums import CHUNK
+from paramap_d2.losses.bucket_lookup import CHUNK
 
 LOSS = ParameterizedAPLoss(built(SEARCHED))
 BREAKPOINTS = 10  # the union of the two ranking functions', 4 each inside and 2 ends
@@ -69,10 +69,10 @@ def test_the_number_of_operations_grows_neither_with_samples_nor_with_positives(
     assert count(way, CHUNK, 50).operations == base
     assert count(way, CHUNK, 500).operations == base
     chunks = 4
-    assert count(way, chunks * CHUNK, 50).operations - base <= 20 * (chunks - 1)
+    assert count(way, chunks * CHUNK, 50).operations - base <= 25 * (chunks - 1)
 
 
-@pytest.mark.parametrize(("way", "limit"), [(with_terms, 200), (with_forward, 220)])
+@pytest.mark.parametrize(("way", "limit"), [(with_terms, 100), (with_forward, 118)])
 def test_late_in_training_the_cost_is_a_fixed_number_of_small_operations(way, limit):
     assert count(way, 100_000, 500, "late").operations <= limit
 

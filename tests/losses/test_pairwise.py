@@ -17,15 +17,16 @@ def test_holds_nothing_of_the_length_of_the_scores_but_the_gradient(samples, pos
 
 def test_chunks_along_both_axes_add_up(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(120, generator=generator, dtype=torch.float64, requires_grad=True)
+    scores = torch.randn(120, generator=generator, dtype=torch.float64)
     positives = torch.randperm(120, generator=generator)[:15]
     rated = torch.cat([positives, torch.arange(120)[~torch.isin(torch.arange(120), positives)][::7]])
-    weight = torch.rand(len(rated), generator=generator, dtype=torch.float64, requires_grad=True)
+    extra = torch.rand(len(rated), generator=generator, dtype=torch.float64) - 0.75
+    grads = torch.rand(2, 15, generator=generator, dtype=torch.float64)
     found = []
     for pairs, samples in ((2**19, 2**13), (64, 16), (7, 3), (1, 1)):
         monkeypatch.setattr(pairwise, "CHUNK_PAIRS", pairs)
         monkeypatch.setattr(pairwise, "CHUNK_SAMPLES", samples)
-        sums = pairwise.pairwise_sums(scores, positives, rated, weight, 0.75, Sigmoid(), Sigmoid())
-        found.append((*sums, *torch.autograd.grad((sums[0] / sums[1]).sum(), (scores, weight))))
+        sums = pairwise.PairwiseSums(scores, scores[positives], Sigmoid(), Sigmoid(), rated, extra, 0.75)
+        found.append((sums.sums, sums.slopes, *sums.gradient(grads)))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-12, atol=1e-14)

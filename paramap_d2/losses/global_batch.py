@@ -1,0 +1,55 @@
+"""The batches of all processes as one: what they tell each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class GlobalBatch:
+    """One step's exchange. Every process takes part in every call, in the same order, whatever its share is.
+
+    Args:
+        positives: of this process.
+        facts: (k,) float64, anything that all should know of each.
+
+    Attributes:
+        positives: of all processes.
+        own: this process's among all, which are in the order of the ranks.
+        facts: (processes, k), on the CPU.
+        processes: how many.
+    """
+
+    def __init__(self, positives: int, facts: Tensor):
+        self.processes = dist.get_world_size()
+        told = torch.cat([facts.new_tensor([positives]), facts])
+        heard = torch.stack(_all_gather(told, self.processes)).cpu()
+        self._counts = [int(count) for count in heard[:, 0].tolist()]
+        self.facts = heard[:, 1:]
+        self.positives = sum(self._counts)
+        rank = dist.get_rank()
+        before = sum(self._counts[:rank])
+        self.own = slice(before, before + self._counts[rank])
+
+    def gather(self, values: Tensor) -> Tensor:
+        """(k, own positives) to (k, positives of all)."""
+        padded = values.new_zeros(len(values), max(self._counts))
+        padded[:, : values.shape[1]] = values
+        parts = _all_gather(padded, self.processes)
+        return torch.cat([part[:, :count] for part, count in zip(parts, self._counts, strict=True)], dim=1)
+
+    def add(self, sums: Tensor) -> Tensor:
+        """In place, the sum over all processes; on all of them the same bits."""
+        dist.all_reduce(sums)
+        return sums
+
+
+def _all_gather(own: Tensor, processes: int) -> list[Tensor]:
+    parts = [torch.empty_like(own) for _ in range(processes)]
+    dist.all_gather(parts, own)
+    return parts
