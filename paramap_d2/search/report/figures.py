@@ -96,10 +96,10 @@ def _ramp(start: float, end: float) -> tuple[str, ...]:
     return tuple(matplotlib.colors.to_hex(c) for c in colours)
 
 
-LIGHT = Palette("#ffffff", "#1b1f24", "#6b7280", "#dfe3e8", "#0072b2", "#d55e00", "#a3246e", _ramp(0.78, 0.0))
+LIGHT = Palette("#ffffff", "#1b1f24", "#666d7a", "#dfe3e8", "#0072b2", "#d55e00", "#a3246e", _ramp(0.58, 0.0))
 """For a white background."""
 
-DARK = Palette("#15181c", "#e6e8eb", "#9aa3ae", "#363c45", "#56b4e9", "#ff7a52", "#e79cc8", _ramp(0.30, 0.93))
+DARK = Palette("#15181c", "#e6e8eb", "#9aa3ae", "#363c45", "#56b4e9", "#ff7a52", "#e79cc8", _ramp(0.36, 0.93))
 """For a dark one."""
 
 _PLACEHOLDERS = Palette(*(f"#0b0c0{i}" for i in range(7)), tuple(f"#0b0c{i + 16:02x}" for i in range(12)))

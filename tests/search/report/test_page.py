@@ -150,7 +150,7 @@ def test_the_table_of_the_ten_best(tmp_path):
     html = made(tmp_path, rows)
     page = Page(html)
     assert "The best 10 of 15 losses" in page.words
-    header = page.rows.index(["#", "generation", "AP", "seeds", "AP50", "gradient scale", ""])
+    header = page.rows.index(["#", "generation", "AP", "seeds", "AP50", "gradient scale", "file"])
     table = page.rows[header + 1 : header + 11]
     assert table[0] == ["20", "1", "31.00", "3", "50.00", "1", "loss file"]
     assert [row[:5] for row in table[1:3]] == [["14", "0", "21.40", "1", "54.00"], ["13", "0", "21.30", "1", "53.00"]]
@@ -180,7 +180,7 @@ def test_progress_failures_and_settings_are_told(tmp_path):
     header = page.rows.index(["#", "generation", "status", "reason", "iterations", "time", "seed"])
     (row,) = [row for row in page.rows[header + 1 :] if row[0] == "9"]
     assert row[2] == "diverged" and row[3].startswith("loss is NaN at iteration 37")
-    assert '<pre class="log">the end\nof it</pre>' in html
+    assert '<pre class="log" tabindex="0">the end\nof it</pre>' in html
     assert ["opts", "SOLVER.MAX_ITER 300"] in page.rows and ["population", "4"] in page.rows
     (config,) = [row for row in page.rows if row[0] == "config"]
     assert config[1].startswith("show") and "KEY49: 49" in config[1]
