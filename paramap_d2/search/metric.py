@@ -26,7 +26,19 @@ class Untrained:
     def __call__(self, task: Task) -> Outcome:
         with tempfile.TemporaryDirectory() as folder:
             results = self.config.untrained(Path(folder))
+            _forget(folder)
         return Outcome("finished", metrics={f"{kind}/{name}": 0.0 for kind, part in results.items() for name in part})
+
+
+def _forget(folder: str) -> None:
+    """Detectron2's COCOEvaluator writes data of another form as COCO's, and the data set then refers to that file: it
+    must not once the folder is gone."""
+    from detectron2.data import MetadataCatalog
+
+    for name in MetadataCatalog.list():
+        metadata = MetadataCatalog.get(name)
+        if str(metadata.get("json_file", "")).startswith(folder):
+            del metadata.json_file
 
 
 def check_metric(config: ProxyConfig, metric: str, executor: Executor) -> None:

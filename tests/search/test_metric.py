@@ -40,3 +40,16 @@ def test_the_projects_evaluator_is_not_asked_for_what_it_always_gives():
 def test_what_is_told_before_anything_is_trained(results, words):
     with pytest.raises(UserError, match=words):
         check_metric(Config(results), "AP", InlineExecutor())
+
+
+def test_what_an_evaluator_wrote_meanwhile_is_not_referred_to_later():
+    from detectron2.data import MetadataCatalog
+
+    class Converts(Config):
+        def untrained(self, folder):
+            MetadataCatalog.get("converted_toy").json_file = str(folder / "converted_toy_coco_format.json")
+            return self.results
+
+    check_metric(Converts({"bbox": {"AP": 0.0}}), "AP", InlineExecutor())
+    assert MetadataCatalog.get("converted_toy").get("json_file") is None
+    MetadataCatalog.remove("converted_toy")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +85,17 @@ class UserCode:
         sys.path[:] = [*self.path, *(p for p in sys.path if p not in self.path)]
 
 
+def _same_file(spec: ModuleSpec | None, module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return spec is not None and file is not None and spec.origin == os.path.abspath(file)
+
+
 def _imported(name: str, asked: str) -> ModuleType:
+    main = sys.modules["__main__"]
     try:
+        # A script that searches and registers its data, too, is there under another name, and cannot register it twice.
+        if name not in sys.modules and _same_file(importlib.util.find_spec(name), main):
+            sys.modules[name] = main
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
