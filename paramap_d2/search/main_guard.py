@@ -14,10 +14,13 @@ def check_main_guard(what: str) -> None:
     in each. What a notebook or an interactive session runs is not imported again.
 
     Raises:
-        UserError: the calling script's line stands at its top level without ``if __name__ == "__main__":``.
+        UserError: the calling script's line stands at its top level without ``if __name__ == "__main__":``, or the
+            script is no file.
     """
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
+    if script is not None and not Path(script).exists():
+        raise UserError(f"{what} starts processes that import the main script again, and {script} is no file")
     frame = sys._getframe()
     while frame is not None and not (frame.f_code.co_name == "<module>" and frame.f_globals is vars(main)):
         frame = frame.f_back

@@ -35,7 +35,10 @@ def test_a_script_without_one_is_told_which_line_needs_it(tmp_path, text):
 
 
 def test_what_is_no_script_is_not_imported_again():
-    code = CALL + "search()"
-    for arguments, given in ((["-c", code], None), (["-"], code)):
-        done = subprocess.run([sys.executable, *arguments], input=given, capture_output=True, text=True)
-        assert "may start" in done.stdout, done.stderr
+    done = subprocess.run([sys.executable, "-c", CALL + "search()"], capture_output=True, text=True)
+    assert "may start" in done.stdout, done.stderr
+
+
+def test_a_script_that_is_no_file_cannot_be_imported_again():
+    done = subprocess.run([sys.executable, "-"], input=CALL + "search()", capture_output=True, text=True)
+    assert "UserError: run_search starts processes that import the main script again, and <stdin> is no" in done.stderr
