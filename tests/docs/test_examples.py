@@ -173,7 +173,7 @@ def test_torchvisions_retinanet_learns(own_data):
     assert losses[-1] < 0.5 * losses[0]
     # Without an object the loss is 0 and connected to the graph.
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
-    assert float(sum(model([image], [empty]).values())) == 0
+    assert sum(model([image], [empty]).values()).item() == 0
 
 
 def test_a_classifier_with_few_positives_gains_average_precision(own_data):
