@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +14,7 @@ from paramap_d2.errors import UserError
 from .executors.local import Executor, attempt
 from .proxies.config import ProxyConfig
 from .proxies.proxy import Outcome, Task
+from .store import FINISHED
 
 COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 """What the project's own evaluator always gives; and the AP of each class."""
@@ -24,10 +27,10 @@ class Untrained:
     config: ProxyConfig
 
     def __call__(self, task: Task) -> Outcome:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             results = self.config.untrained(Path(folder))
             _forget(folder)
-        return Outcome("finished", metrics={f"{kind}/{name}": 0.0 for kind, part in results.items() for name in part})
+        return Outcome(FINISHED, metrics={f"{kind}/{name}": 0.0 for kind, part in results.items() for name in part})
 
 
 def _forget(folder: str) -> None:
@@ -49,7 +52,7 @@ def check_metric(config: ProxyConfig, metric: str, executor: Executor) -> None:
     if not config.own_evaluator and metric in COCO:
         return
     ((_, outcome),) = executor.run(partial(attempt, Untrained(config)), [Task(0, 0, [], 0)])
-    if outcome.status != "finished":
+    if outcome.status != FINISHED:
         raise UserError(f"the untrained detector cannot be evaluated on two images: {outcome.error}")
     if f"bbox/{metric}" not in outcome.metrics:
         boxes = [name.removeprefix("bbox/") for name in outcome.metrics if name.startswith("bbox/")]
