@@ -23,6 +23,7 @@ from paramap_d2.search.session import SearchOptions, run_search
 DATA = os.environ.get("MY_DATA", "my_data")
 OUTPUT = os.environ.get("MY_OUTPUT", "output")
 ITERATIONS = int(os.environ.get("MY_ITERATIONS", 3000))
+SEARCH = json.loads(os.environ.get("MY_SEARCH", '{"population": 8, "generations": 8, "seed": 0}'))
 
 
 def read(split):
@@ -99,9 +100,7 @@ def main(what, loss="retinanet-coco"):
         return trainer.train()
     with open(f"{OUTPUT}/own.yaml", "w") as file:
         file.write(cfg.dump())
-    best = run_search(
-        SearchOptions(f"{OUTPUT}/own.yaml", f"{OUTPUT}/search", population=2, generations=2, imports=["own_script"])
-    )
+    best = run_search(SearchOptions(f"{OUTPUT}/own.yaml", f"{OUTPUT}/search", imports=["own_script"], **SEARCH))
     print(f"AP {best.mean:.1f}: {OUTPUT}/search/best.json")
 
 

@@ -49,9 +49,9 @@ GENERATIONS = 4
 
 
 def run_search(options: SearchOptions) -> Candidate:
-    """Run a search or go on with one; returns the loss that it hands over. What ``paramap evolve`` calls, and Python's way
-    in: from a notebook as it stands, from a script below ``if __name__ == "__main__":``, since worker processes import
-    the script again. They know what ``options.imports`` name, and what a LazyConfig file registers.
+    """Run a search or go on with one; returns the loss that it hands over. What ``paramap evolve`` calls, and Python's
+    way in: from a notebook as it stands, from a script below ``if __name__ == "__main__":``, since worker processes
+    import the script again. They know what ``options.imports`` name, and what a LazyConfig file registers.
 
     Raises:
         UserError: options, config, data or output folder do not fit, before anything is started.

@@ -82,7 +82,14 @@ def test_a_yaml_project_is_trained_and_searched_with_its_own_trainer(own_data, m
     monkeypatch.setattr(project.Trainer, "build_train_loader", classmethod(build_train_loader))
     best = run_search(
         SearchOptions(
-            config, "search", population=2, generations=1, executor="inline", imports=["yaml_project"], opts=tiny
+            config,
+            "search",
+            population=2,
+            generations=1,
+            executor="inline",
+            confirm=0,
+            imports=["yaml_project"],
+            opts=tiny,
         )
     )
     assert outcomes("search") == [(FINISHED, "")] * 2 and best.mean >= 0
@@ -97,17 +104,18 @@ def test_a_lazy_project_registers_its_data_in_every_worker(own_data):
     opts += ["dataloader.train.mapper.augmentations.0.short_edge_length=64"]
     opts += ["dataloader.test.mapper.augmentations.0.short_edge_length=64"]
     best = run_search(
-        SearchOptions(str(EXAMPLES / "lazy_project.py"), "search", population=2, generations=1, opts=opts)
+        SearchOptions(str(EXAMPLES / "lazy_project.py"), "search", population=2, generations=1, confirm=0, opts=opts)
     )
     assert outcomes("search") == [(FINISHED, "")] * 2 and best.mean >= 0
 
 
 @pytest.mark.slow
 def test_a_script_that_registers_trains_and_searches(own_data):
-    done = script("own_script.py", "search", MY_ITERATIONS="10")
+    search = '{"population": 2, "generations": 1, "confirm": 0}'
+    done = script("own_script.py", "search", MY_ITERATIONS="10", MY_SEARCH=search)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("AP ")
-    assert outcomes("output/search") == [(FINISHED, "")] * 3
+    assert outcomes("output/search") == [(FINISHED, "")] * 2
     assert yaml.safe_load(Path("output/own.yaml").read_text())["PROXY"]["TRAINER"] == "own_script:Trainer"
     assert load_loss("output/search/best.json")["dense"]
 
