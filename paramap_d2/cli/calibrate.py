@@ -77,15 +77,15 @@ def _of_yaml(config_file: str, opts: Sequence[str], dataset_name: str) -> tuple[
     from paramap_d2.engine import Trainer
 
     cfg = read_config(config_file, opts)
-    check_data([dataset_name], num_classes(cfg))
+    check_data([], [dataset_name], num_classes(cfg), cfg.INPUT.CHECK_IMAGES)
     return Trainer.build_model(cfg), Trainer.build_calibration_loader(cfg, dataset_name)
 
 
 def _of_lazy_config(config_file: str, opts: Sequence[str], dataset_name: str) -> tuple[nn.Module, Any]:
     from paramap_d2.config.lazy import read_lazy_config
-    from paramap_d2.data import check_datasets
+    from paramap_d2.data import check_content
     from paramap_d2.engine.lazy import build_calibration_loader, build_model
 
     cfg = read_lazy_config(config_file, opts)
-    check_datasets(dataset_name)
+    check_content([dataset_name], cfg.train.check_images)
     return build_model(cfg), build_calibration_loader(cfg, dataset_name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from detectron2.config import CfgNode
 
@@ -43,38 +44,92 @@ def num_classes(cfg: CfgNode) -> int | None:
     return None
 
 
-def check_data(names: Sequence[str], classes: int | None) -> None:
-    """Whether data sets are there and have as many classes as the detector (None: a detector that cannot say).
+def check_data(train: Sequence[str], test: Sequence[str], classes: int | None, images: bool = True) -> None:
+    """Whether data sets can be trained and evaluated on, agree in their classes, and the detector with them.
+
+    Args:
+        test: evaluated on.
+        classes: the detector's number; None: a detector that cannot say.
+        images: look at image files, too.
 
     Raises:
-        UserError: names the data set; of classes, both numbers.
+        UserError: names the data set and what is wrong.
     """
     from detectron2.data import MetadataCatalog
 
-    from paramap_d2.data import check_datasets
+    from paramap_d2.data import check_content
+    from paramap_d2.data.evaluation import EVALUATED
 
-    check_datasets(names)
-    for name in names:
-        metadata = MetadataCatalog.get(name)
-        has = len(metadata.get("thing_classes", ()))
-        if not has and metadata.get("json_file"):  # a user's own COCO file, which nothing has loaded yet
-            with open(metadata.json_file, encoding="utf-8") as file:
-                has = len(json.load(file).get("categories", ()))
+    checked = check_content([*train, *test], images)
+    for one in checked:
+        if one.name in train and not one.objects:
+            raise ConfigError(f"data set {one.name} has no object to learn from")
+        has = len(one.classes or ())
         if has and classes is not None and has != classes:
-            raise ConfigError(f"data set {name} has {has} classes, and the config's detector {classes}")
+            raise ConfigError(f"data set {one.name} has {has} classes, and the config's detector {classes}")
+        kind = MetadataCatalog.get(one.name).get("evaluator_type", "coco")
+        if one.name in test and kind not in EVALUATED:
+            raise ConfigError(f"data set {one.name} has the evaluator type {kind}, not one of {', '.join(EVALUATED)}")
+    known = [one for one in checked if one.classes]
+    for one in known[1:]:
+        first = known[0]
+        for k, (a, b) in enumerate(zip_longest(first.classes, one.classes)):
+            if a != b:
+                raise ConfigError(
+                    f"data sets {first.name} and {one.name} do not have the same classes in the same order: "
+                    f"class {k} is {_named(a)} in {first.name} and {_named(b)} in {one.name}"
+                )
 
 
-def check_config(cfg: CfgNode) -> None:
-    """Everything that can be known to be wrong before a model is built.
+def _named(label: str | None) -> str:
+    return "not there" if label is None else repr(label)
+
+
+def check_weights(key: str, path: str, needed: bool = False) -> None:
+    """Whether weights to start from are there, where a path can say.
+
+    Args:
+        key: of the config, for the message.
+        needed: no path is a mistake, too.
 
     Raises:
-        UserError: a data set that is not there, a class count that does not fit it, a loss that cannot be read.
+        ConfigError: names the key and the file.
     """
-    if not cfg.DATASETS.TRAIN:
+    if not path and needed:
+        raise ConfigError(f"{key} names no weights, and --eval-only evaluates some")
+    if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
+        raise ConfigError(f"{key} is {path}, which does not exist")
+
+
+def _check_stock_keys(cfg: CfgNode) -> None:
+    """Keys whose parts do not go with every detector or image."""
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        raise ConfigError(f"TEST.AUG.ENABLED is for R-CNNs alone, not {cfg.MODEL.META_ARCHITECTURE}: set it to False")
+    if cfg.INPUT.get("SSD_AUGMENTATION", False):
+        from paramap_d2.data.augmentation import check_format
+
+        check_format(cfg.INPUT.FORMAT)
+
+
+def check_config(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> None:
+    """Everything that can be known to be wrong before a model is built, data included. Once, before processes start.
+
+    Args:
+        eval_only: only evaluate: no training data are needed, but weights.
+        resume: go on from the last checkpoint, if there is one.
+
+    Raises:
+        UserError: data that cannot be trained on, weights that are not there, a class count that does not fit the data,
+            a loss that cannot be read.
+    """
+    if not cfg.DATASETS.TRAIN and not eval_only:
         raise ConfigError("DATASETS.TRAIN names no data set")
+    _check_stock_keys(cfg)
+    if not eval_only or not resume:
+        check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, needed=eval_only)
     calibrate_on = cfg.MODEL.PARAM_AP.CALIBRATE_ON
-    for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, [calibrate_on] if calibrate_on else []):
-        check_data(names, num_classes(cfg))
+    test = [*cfg.DATASETS.TEST, *([calibrate_on] if calibrate_on else [])]
+    check_data([] if eval_only else cfg.DATASETS.TRAIN, test, num_classes(cfg), cfg.INPUT.CHECK_IMAGES)
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
         raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {cfg.SOLVER.OPTIMIZER}")
     for pair in cfg.SOLVER.LR_FACTORS:

@@ -97,6 +97,10 @@ def _add_keys(cfg: CfgNode) -> None:
     # As in Deformable DETR: [["backbone", 0.1], ["sampling_offsets", 0.1], ["reference_points", 0.1]].
     cfg.SOLVER.LR_FACTORS = []
 
+    # Whether image files are there, whole and of the size that the annotations say: asked before a training starts. Of
+    # large data sets some thousands are opened. Annotations are checked always.
+    cfg.INPUT.CHECK_IMAGES = True
+
     # SSD's augmentation, as in the paper's full training: colours, expansion ×1-4, crops bound by IoU, flips.
     cfg.INPUT.SSD_AUGMENTATION = False
 

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paramap_d2.losses import HEADS
 
-from .checks import ConfigError, check_data, check_loss
+from .checks import ConfigError, check_data, check_loss, check_weights
 
 REQUIRED = ("model", "optimizer", "lr_multiplier", "dataloader.train", "train.max_iter")
 """What a config that can be trained defines; ``dataloader.test`` and ``dataloader.evaluator`` where it is evaluated."""
@@ -36,6 +36,7 @@ DEFAULTS = {
         "checkpointer": {"period": 5000, "max_to_keep": 100},
         "eval_period": 5000,
         "log_period": 20,
+        "check_images": True,  # see INPUT.CHECK_IMAGES in paramap_d2/config/keys.py
         "fast_cpu": False,  # see paramap_d2.engine.cpu_speed
         "calibrate_on": "",  # a data set, as MODEL.PARAM_AP.CALIBRATE_ON
     },
@@ -224,27 +225,29 @@ def set_loss(cfg: DictConfig, loss: str) -> None:
             options.loss = loss
 
 
-def dataset_names(cfg: DictConfig) -> list[str]:
+def dataset_names(cfg: DictConfig, splits: Sequence[str] = ("train", "test")) -> list[str]:
     """The data sets that the config trains and tests on; none where it has loaders of the user's own."""
     found: list[str] = []
-    for split in ("train", "test"):
+    for split in splits:
         names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
         found += [] if names is None else [names] if isinstance(names, str) else list(names)
     return list(dict.fromkeys(found))
 
 
-def check_lazy_config(cfg: DictConfig) -> None:
-    """Everything that can be known to be wrong before a model is built.
+def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = False) -> None:
+    """Everything that can be known to be wrong before a model is built; arguments as those of ``check_config``.
 
     Raises:
         UserError: a data set that is not there, a class count that does not fit it, a loss that cannot be read.
     """
+    if not eval_only or not resume:
+        check_weights("train.init_checkpoint", cfg.train.init_checkpoint, needed=eval_only)
     classes = OmegaConf.select(cfg, "model.num_classes") or OmegaConf.select(cfg, "model.roi_heads.num_classes")
-    check_data(dataset_names(cfg), classes)
+    test = dataset_names(cfg, ["test"]) + ([cfg.train.calibrate_on] if cfg.train.calibrate_on else [])
+    check_data([] if eval_only else dataset_names(cfg, ["train"]), test, classes, cfg.train.check_images)
     if not OmegaConf.select(cfg, "train.init_checkpoint"):
         _check_timm(cfg)
     if cfg.train.calibrate_on:
-        check_data([cfg.train.calibrate_on], classes)
         test_loader_of(cfg, cfg.train.calibrate_on)
     for head, of_head in _losses(cfg).items():
         for options in of_head:

@@ -8,6 +8,7 @@ because spawned workers know only what they import.
 from . import bccd, coco, shapes  # noqa: F401  (registration)
 from .augmentation import Expand, MinIoUCrop, SSDMapper, build_train_mapper, color_distortion
 from .catalog import DatasetError, check_datasets, datasets_root
+from .checks import check_content
 from .digest import digest
 from .evaluation import build_evaluator
 from .voc_evaluation import VOCEvaluator
@@ -20,6 +21,7 @@ __all__ = [
     "VOCEvaluator",
     "build_evaluator",
     "build_train_mapper",
+    "check_content",
     "check_datasets",
     "color_distortion",
     "datasets_root",

@@ -115,25 +115,45 @@ def _centre_inside(boxes: np.ndarray, image_shape: tuple[int, int]) -> np.ndarra
     return (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
 
 
+FORMATS = ("BGR", "RGB", "L")
+"""Image formats (`INPUT.FORMAT`) that the colour distortion knows."""
+
+
+def check_format(image_format: str) -> None:
+    """
+    Raises:
+        DatasetError: SSD's augmentation cannot distort images of this format.
+    """
+    if image_format not in FORMATS:
+        raise DatasetError(f"SSD's augmentation is for images of INPUT.FORMAT BGR, RGB or L, not {image_format}")
+
+
 def color_distortion(image_format: str) -> list[T.Augmentation | Transform]:
     """SSD's colour distortion: Detectron2's own where OpenCV is installed, which it needs.
 
-    Otherwise brightness, contrast and saturation from Detectron2, without the shift of hue.
+    Otherwise brightness, contrast and saturation by factors, without the shift of hue; of grey images brightness and
+    contrast.
 
     Args:
-        image_format: "BGR" or "RGB", `INPUT.FORMAT`.
-    """
-    if image_format in ("BGR", "RGB"):
-        if importlib.util.find_spec("cv2") is not None:
-            from detectron2.projects.point_rend import ColorAugSSDTransform
+        image_format: "BGR", "RGB" or "L", `INPUT.FORMAT`.
 
-            return [ColorAugSSDTransform(img_format=image_format)]
-        logger.warning("SSD's colour distortion leaves hue as it is without OpenCV: pip install 'paramap_d2[opencv]'")
-    return [
-        T.RandomApply(T.RandomBrightness(0.75, 1.25), prob=0.5),
-        T.RandomApply(T.RandomContrast(0.5, 1.5), prob=0.5),
-        T.RandomApply(T.RandomSaturation(0.5, 1.5), prob=0.5),
-    ]
+    Raises:
+        DatasetError: another format.
+    """
+    check_format(image_format)
+    brightness = T.RandomApply(T.RandomBrightness(0.75, 1.25), prob=0.5)
+    contrast = T.RandomApply(T.RandomContrast(0.5, 1.5), prob=0.5)
+    if image_format == "L":
+        return [brightness, contrast]
+    if importlib.util.find_spec("cv2") is not None:
+        from detectron2.projects.point_rend import ColorAugSSDTransform
+
+        return [ColorAugSSDTransform(img_format=image_format)]
+    logger.warning(
+        "SSD's colour distortion leaves hue as it is, and shifts no brightness, without OpenCV: "
+        "pip install 'paramap_d2[opencv]'"
+    )
+    return [brightness, contrast, T.RandomApply(T.RandomSaturation(0.5, 1.5), prob=0.5)]
 
 
 def ssd_augmentations(
@@ -148,6 +168,8 @@ def ssd_augmentations(
         color: of the expanded ground, usually `MODEL.PIXEL_MEAN`.
         then: what follows the crop.
     """
+    if image_format == "L" and len(color) > 1:  # as many means as the backbone has channels
+        color = (sum(color) / len(color),)
     return [*color_distortion(image_format), Expand(color=color), MinIoUCrop(), *then]
 
 

@@ -19,6 +19,7 @@ import paramap_d2.modeling  # noqa: F401  registers the models
 from paramap_d2.config.lazy import test_loader_of
 
 from .calibration import CalibrationHook
+from .checkpoint import check_resumable, last_checkpoint
 from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
 from .trained_loss import TrainedLoss
 
@@ -29,17 +30,33 @@ def build_model(cfg: DictConfig) -> torch.nn.Module:
     return channels_last_on_cpu(model) if cfg.train.fast_cpu else model
 
 
+def build_optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The config's optimizer of a model."""
+    call = copy.deepcopy(cfg.optimizer)  # the model is not to become part of the config
+    call.params.model = model
+    optimizer = instantiate(call)
+    return fused_on_cpu(optimizer) if cfg.train.fast_cpu else optimizer
+
+
+def check_resume(cfg: DictConfig) -> None:
+    """Whether a training can go on in the config's output folder, before anything is written there. Without a
+    checkpoint it can.
+
+    Raises:
+        UserError: see :func:`~paramap_d2.engine.checkpoint.check_resumable`.
+    """
+    if path := last_checkpoint(cfg.train.output_dir):
+        model = instantiate(cfg.model)
+        check_resumable(model, build_optimizer(cfg, model), path)
+
+
 def build_trainer(cfg: DictConfig) -> SimpleTrainer:
     """The config's model, optimizer and data, ready to train, with no hooks but one: the learning rate's.
 
     They are made in the order of Detectron2's DefaultTrainer, so that the same seed draws the same numbers.
     """
     model = build_model(cfg)
-    optimizer = copy.deepcopy(cfg.optimizer)  # the model is not to become part of the config
-    optimizer.params.model = model
-    optimizer = instantiate(optimizer)
-    if cfg.train.fast_cpu:
-        fused_on_cpu(optimizer)
+    optimizer = build_optimizer(cfg, model)
     loader = instantiate(cfg.dataloader.train)
     model = create_ddp_model(model, **cfg.train.ddp)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
@@ -68,6 +85,8 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
             else None,
         ]
     )
+    if resume and (path := last_checkpoint(cfg.train.output_dir)):
+        check_resumable(trainer.model, trainer.optimizer, path)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     trainer.train(start, cfg.train.max_iter)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections import OrderedDict
 from functools import partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 
@@ -17,6 +20,7 @@ import paramap_d2.modeling  # noqa: F401  registers the models
 from paramap_d2.data import build_evaluator, build_train_mapper
 
 from .calibration import CalibrationHook
+from .checkpoint import check_resumable, last_checkpoint
 from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
 from .solver import lr_factors
 from .trained_loss import TrainedLoss
@@ -31,6 +35,36 @@ class Trainer(DefaultTrainer):
         return channels_last_on_cpu(model) if cfg.MODEL.PARAM_AP.FAST_CPU else model
 
     @classmethod
+    def check_resume(cls, cfg: CfgNode) -> None:
+        """Whether a training can go on in the config's output folder, before anything is written there. Without a
+        checkpoint it can.
+
+        Raises:
+            UserError: see :func:`~paramap_d2.engine.checkpoint.check_resumable`.
+        """
+        if path := last_checkpoint(cfg.OUTPUT_DIR):
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.DEVICE = "cpu"
+            model = cls.build_model(cfg)
+            check_resumable(model, cls.build_optimizer(cfg, model), path)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As DefaultTrainer's. Raises UserError where the last checkpoint is of another model."""
+        if resume and (path := last_checkpoint(self.cfg.OUTPUT_DIR)):
+            check_resumable(self.model, self.optimizer, path)
+        super().resume_or_load(resume)
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, Any]:
+        """Figures with test-time augmentation (``TEST.AUG``, R-CNNs alone), under keys that end with ``_TTA``."""
+        evaluators = [
+            cls.build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA")) for name in cfg.DATASETS.TEST
+        ]
+        results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
+        return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
+
+    @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
         scores = (output_folder or cfg.OUTPUT_DIR) if cfg.TEST.SCORE_FIGURES else None
         return build_evaluator(dataset_name, output_folder, scores=scores)
@@ -40,6 +74,8 @@ class Trainer(DefaultTrainer):
         if name := self.cfg.MODEL.PARAM_AP.CALIBRATE_ON:
             loader = partial(self.build_calibration_loader, self.cfg, name)
             made.append(CalibrationHook(self.model, name, loader, self.cfg.OUTPUT_DIR))
+        if self.cfg.TEST.AUG.ENABLED:
+            made.append(hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
         return made
 
     @classmethod

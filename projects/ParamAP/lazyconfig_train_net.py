@@ -19,7 +19,7 @@ with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch'
 
 from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
 from paramap_d2.engine.calibration import warn_if_uncalibrated
-from paramap_d2.engine.lazy import build_model, evaluate, train
+from paramap_d2.engine.lazy import build_model, check_resume, evaluate, train
 from paramap_d2.errors import exit_status
 
 
@@ -39,7 +39,10 @@ def command():
     args = parser.parse_args()
     if not args.config_file:
         parser.error("--config-file is needed")
-    check_lazy_config(read_lazy_config(args.config_file, args.opts))
+    cfg = read_lazy_config(args.config_file, args.opts)
+    check_lazy_config(cfg, args.eval_only, args.resume)
+    if args.resume and not args.eval_only:
+        check_resume(cfg)
     launch(
         main,
         args.num_gpus,

@@ -38,6 +38,8 @@ def main(args):
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         warn_if_uncalibrated(model, checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume))
         results = Trainer.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            results.update(Trainer.test_with_TTA(cfg, model))
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
@@ -51,7 +53,10 @@ def command():
     args = parser.parse_args()
     if not args.config_file:
         parser.error("--config-file is needed")
-    check_config(read_config(args.config_file, args.opts))
+    cfg = read_config(args.config_file, args.opts)
+    check_config(cfg, args.eval_only, args.resume)
+    if args.resume and not args.eval_only:
+        Trainer.check_resume(cfg)
     launch(
         main,
         args.num_gpus,

@@ -23,7 +23,7 @@ def test_classes_are_asked_of_detectors_that_have_them(architecture, classes):
     cfg.MODEL.RETINANET.NUM_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.DEFORMABLE_DETR.NUM_CLASSES = 3, 4, 5
     assert num_classes(cfg) == classes
     if classes in (3, None):
-        check_data(["shapes_val"], num_classes(cfg))
+        check_data(["shapes_val"], [], num_classes(cfg))
     else:
         with pytest.raises(ConfigError, match=f"shapes_val has 3 classes, and the config's detector {classes}"):
-            check_data(["shapes_val"], num_classes(cfg))
+            check_data(["shapes_val"], [], num_classes(cfg))

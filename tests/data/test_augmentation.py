@@ -1,3 +1,4 @@
+import copy
 import random
 import sys
 import types
@@ -361,3 +362,25 @@ def test_colors_without_opencv(monkeypatch, caplog):
         assert aug_input.boxes.tolist() == [[1, 2, 3, 4]]
         means.append(aug_input.image.mean())
     assert max(means) > image.mean() * 1.1 and min(means) < image.mean() * 0.9
+
+
+def test_grey_images(tmp_path):
+    """One channel throughout, also where the config has a mean for each of a backbone's three."""
+    path = tmp_path / "grey.png"
+    Image.fromarray(np.arange(64 * 48, dtype=np.uint16).reshape(48, 64).astype(np.uint8)).save(path)
+    record = {"file_name": str(path), "width": 64, "height": 48, "annotations": [box_annotation()]}
+    for means in ([103.5, 116.3, 123.7], [110.0]):
+        augmentations = augmentation.ssd_augmentations("L", means, [T.Resize((32, 32))])
+        np.random.seed(0)
+        mapper = SSDMapper(True, augmentations=augmentations, image_format="L")
+        sizes = {tuple(mapper(copy.deepcopy(record))["image"].shape) for _ in range(20)}
+        assert sizes == {(1, 32, 32)}
+
+
+def box_annotation():
+    return {"bbox": [10, 10, 30, 30], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+
+
+def test_other_formats_are_refused():
+    with pytest.raises(augmentation.DatasetError, match="INPUT.FORMAT BGR, RGB or L, not YUV-BT.601"):
+        augmentation.color_distortion("YUV-BT.601")

@@ -3,6 +3,7 @@
 import math
 import pickle
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from detr import OPTIONS, backbone, detections, detector, image, images, spread
 from omegaconf import OmegaConf
 
 from paramap_d2.config import ConfigError, check_config, detector_heads, merge_options, read_config
+from paramap_d2.data.checks import CheckedDataset
 from paramap_d2.engine import Trainer
 from paramap_d2.errors import UserError
 from paramap_d2.losses import LossFileError
@@ -147,13 +149,10 @@ def test_options_that_cannot_be(options, words):
 
 
 @pytest.fixture
-def data(tmp_path, monkeypatch):
-    from detectron2.data import MetadataCatalog
-
-    monkeypatch.setattr("paramap_d2.data.check_datasets", lambda names: None)
-    MetadataCatalog.get("detr_toy").set(thing_classes=["circle", "square", "triangle"])
-    yield ["DATASETS.TRAIN", "('detr_toy',)", "DATASETS.TEST", "()"]
-    MetadataCatalog.remove("detr_toy")
+def data(monkeypatch):
+    three = partial(CheckedDataset, classes=("a", "b", "c"), objects=1)
+    monkeypatch.setattr("paramap_d2.data.check_content", lambda names, images: [three(name) for name in names])
+    return ["DATASETS.TRAIN", "('detr_toy',)", "DATASETS.TEST", "()"]
 
 
 def test_configs_are_checked_before_a_model_is_built(data):

@@ -1,0 +1,111 @@
+"""What is wrong with data, found before anything is trained on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tqdm import tqdm
+
+from .catalog import DatasetError, check_datasets, warn_of_empty_boxes
+from .coco_file import has_no_size, read_coco
+from .images import check_image
+from .voc import load_voc
+
+__all__ = ["OPENED", "CheckedDataset", "check_content"]
+
+OPENED = 4000
+"""Images of a data set whose headers are read; of a larger one so many, evenly spread."""
+
+
+@dataclass(frozen=True)
+class CheckedDataset:
+    """What a check found in a data set: its classes (None where nothing says), and how many objects can be learnt."""
+
+    name: str
+    classes: tuple[str, ...] | None
+    objects: int
+
+
+def check_content(names: Iterable[str], images: bool = True) -> list[CheckedDataset]:
+    """Whether Detectron2 can train and evaluate on data sets: their annotations, and their image files.
+
+    Of all images whether they are there, of some thousands also size, kind and end.
+
+    Args:
+        images: look at image files, too.
+
+    Raises:
+        DatasetError: names the data set, the file and the entry.
+    """
+    return [_check(name, images) for name in dict.fromkeys(names)]
+
+
+def _check(name: str, images: bool) -> CheckedDataset:
+    check_datasets(name)
+    metadata = MetadataCatalog.get(name)
+    classes = metadata.get("thing_classes")
+    if metadata.get("json_file"):
+        checked, files = _check_coco(name, metadata.json_file, metadata.get("image_root") or "", classes)
+    else:
+        if metadata.get("dirname") and metadata.get("split") and metadata.get("evaluator_type") == "pascal_voc":
+            records = load_voc(name, metadata.dirname, metadata.split, metadata.thing_classes)
+        else:
+            records = DatasetCatalog.get(name)
+        objects = sum(not a.get("iscrowd", 0) for record in records for a in record.get("annotations", ()))
+        checked = CheckedDataset(name, tuple(classes) if classes else None, objects)
+        files = [
+            (os.fspath(record["file_name"]), record["width"], record["height"])
+            for record in records
+            if {"file_name", "width", "height"} <= set(record)
+        ]
+    if images:
+        _check_images(name, files)
+    return checked
+
+
+def _check_coco(
+    name: str, json_file: str, image_root: str, classes: Sequence[str] | None
+) -> tuple[CheckedDataset, list[tuple[str, int, int]]]:
+    coco = read_coco(json_file)
+    listed = tuple(entry["name"] for entry in sorted(coco["categories"], key=lambda entry: entry["id"]))
+    if classes and tuple(classes) != listed:
+        raise DatasetError(f"data set '{name}' is registered with other classes than {json_file} has")
+    annotations = coco.get("annotations", ())
+    images = {image["id"] for image in coco["images"]}
+    empty = [item for item in annotations if has_no_size(item) and item["image_id"] in images]
+    if empty:
+        warn_of_empty_boxes(name, tuple(f"annotation {a.get('id')} of image {a['image_id']}" for a in empty))
+    objects = sum(not a.get("iscrowd", 0) and not has_no_size(a) and a["image_id"] in images for a in annotations)
+    files = [(os.path.join(image_root, i["file_name"]), i["width"], i["height"]) for i in coco["images"]]
+    return CheckedDataset(name, listed, objects), files
+
+
+def _check_images(name: str, files: Sequence[tuple[str, int, int]]) -> None:
+    local = [file for file in files if "://" not in file[0]]
+    folders: dict[str, set[str]] = {}
+    for path, _, _ in local:
+        folder, base = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = _listed(folder or ".")
+        if base not in folders[folder]:
+            raise DatasetError(f"data set '{name}': image {path} does not exist")
+    step = -(-len(local) // OPENED) or 1
+    # Nothing is shown where no terminal is, or it is done at once.
+    bar: Any = tqdm(local[::step], desc=f"checking images of {name}", unit="", disable=None, delay=1, leave=False)
+    for path, width, height in bar:
+        try:
+            check_image(path, width, height)
+        except DatasetError as error:
+            bar.close()
+            raise DatasetError(f"data set '{name}': {error}") from None
+
+
+def _listed(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()

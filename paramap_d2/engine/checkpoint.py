@@ -1,0 +1,75 @@
+"""Whether a training can go on from a checkpoint, asked before anything of it is used."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paramap_d2.errors import UserError
+
+__all__ = ["check_resumable", "last_checkpoint"]
+
+STATES = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "sum")
+"""What torch's SGD, Adam, AdamW and Adagrad hold in the shape of each parameter. Their fused CPU kernels do not compare
+shapes: another one is read and written past its end."""
+
+
+def last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """The file that Detectron2's checkpointer would go on from, None without one."""
+    try:
+        with open(os.path.join(folder, "last_checkpoint"), encoding="utf-8") as file:
+            return os.path.join(folder, file.read().strip())
+    except FileNotFoundError:
+        return None
+
+
+def check_resumable(model: nn.Module, optimizer: torch.optim.Optimizer, path: str) -> None:
+    """Raise unless every parameter, and all that an optimizer holds of it, has the same shape in the checkpoint.
+
+    Detectron2's checkpointer leaves out parameters of another shape with a warning, which is right for weights to
+    start from, and not for a training to go on.
+
+    Raises:
+        UserError: names the parameter and both shapes; also where the file cannot be read.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", mmap=True)
+    except Exception as error:  # torch and pickle raise all sorts
+        raise UserError(f"cannot go on from {path}: {' '.join(str(error).split())[:200]}") from None
+    mend = "resume with the config that it was trained with, or train into another output folder"
+    weights = {_plain(name): value for name, value in saved.get("model", {}).items()}
+    names = {}
+    for name, parameter in model.named_parameters():
+        name = names[parameter] = _plain(name)
+        if name not in weights:
+            raise UserError(f"cannot go on from {path}: it has no {name}, which the config's model has: {mend}")
+        if weights[name].shape != parameter.shape:
+            raise UserError(f"cannot go on from {path}: {_shapes(name, weights[name], parameter)}: {mend}")
+    state = _optimizer_state(saved)
+    if state is None:
+        return
+    if [len(group["params"]) for group in state["param_groups"]] != [len(g["params"]) for g in optimizer.param_groups]:
+        raise UserError(f"cannot go on from {path}: its optimizer trained other parameters than the config's: {mend}")
+    for before, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        for number, parameter in zip(before["params"], group["params"], strict=True):
+            for key, value in state["state"].get(number, {}).items():
+                if key in STATES and isinstance(value, Tensor) and value.shape != parameter.shape:
+                    what = f"{key} of {names.get(parameter, 'a parameter')}"
+                    raise UserError(f"cannot go on from {path}: {_shapes(what, value, parameter)}: {mend}")
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("module.")  # DistributedDataParallel's
+
+
+def _shapes(what: str, saved: Tensor, wanted: Tensor) -> str:
+    return f"{what} has the shape {list(saved.shape)} there, and the config's model {list(wanted.shape)}"
+
+
+def _optimizer_state(saved: dict[str, Any]) -> dict[str, Any] | None:
+    """DefaultTrainer keeps its inner trainer's, which a LazyConfig's trainer is itself."""
+    trainer = saved.get("trainer", {})
+    return trainer.get("_trainer", trainer).get("optimizer")

@@ -1,0 +1,196 @@
+"""What a check of data finds before anything is trained."""
+
+import json
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from paramap_d2.config import ConfigError, check_config, read_config
+from paramap_d2.config.checks import check_data, check_weights
+from paramap_d2.data import DatasetError, check_content, checks
+from paramap_d2.errors import UserError
+from paramap_d2.model_zoo import get_config_file
+
+from .coco_form import registered
+from .voc_form import write_voc
+
+
+def coco(count=2, size=(40, 30), classes=("cat", "dog")):
+    return {
+        "images": [{"id": k, "file_name": f"{k}.png", "width": size[0], "height": size[1]} for k in range(count)],
+        "annotations": [
+            {"id": k + 1, "image_id": k, "category_id": 1, "bbox": [1, 1, 9, 9], "iscrowd": 0, "area": 81}
+            for k in range(count)
+        ],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(classes, start=1)],
+    }
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(2):
+        Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(tmp_path / f"{k}.png")
+    return tmp_path
+
+
+def test_sound_data(images):
+    with registered(coco(), images) as name:
+        (found,) = check_content([name, name])
+        assert (found.name, found.classes, found.objects) == (name, ("cat", "dog"), 2)
+
+
+def cut(path, kind):
+    Image.open(path).save(path.with_suffix(".tmp"), kind)
+    path.write_bytes(path.with_suffix(".tmp").read_bytes()[:-300])
+
+
+def turned(path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.open(path).save(path, "PNG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    "break_it, message",
+    [
+        (lambda path: path.unlink(), "image .*1.png does not exist"),
+        (lambda path: path.write_bytes(b""), "1.png is not an image that can be read"),
+        (lambda path: path.write_text("<html>not found</html>"), "1.png is not an image that can be read"),
+        (lambda path: cut(path, "PNG"), "image .*1.png cannot be read: "),
+        (lambda path: cut(path, "JPEG"), "image .*1.png cannot be read: .*truncated"),
+        (lambda path: cut(path, "TIFF"), "image .*1.png cannot be read: "),
+        (lambda path: Image.new("RGB", (30, 40)).save(path), "is 30 x 40, and annotated as 40 x 30$"),
+        (turned, "is 30 x 40, and annotated as 40 x 30: its Exif data turn it"),
+        (
+            lambda path: Image.fromarray(np.zeros((30, 40), np.uint16)).save(path),
+            "has more than 8 bits a channel .mode I;16.: convert it to 8 bits",
+        ),
+    ],
+)
+def test_images_that_cannot_be_used(images, break_it, message):
+    break_it(images / "1.png")
+    with registered(coco(), images) as name:
+        with pytest.raises(DatasetError, match=f"data set 'of_a_user': .*{message}") as caught:
+            check_content([name])
+        assert "\n" not in str(caught.value)
+        check_content([name], images=False)
+
+
+def test_what_pillow_reads_is_sound(images):
+    """A picture turned by Exif and annotated so, JPEG with something after its end, grey, with a palette."""
+    turned(images / "0.png")
+    file = images / "1.png"
+    Image.open(file).convert("L").save(file, "JPEG")
+    file.write_bytes(file.read_bytes() + b"trailing")
+    content = coco()
+    content["images"][0].update(width=30, height=40)
+    with registered(content, images) as name:
+        check_content([name])
+        Image.open(file).convert("P").save(file, "PNG")
+        check_content([name])
+
+
+def test_large_data_are_sampled(images, monkeypatch):
+    opened = []
+    monkeypatch.setattr(checks, "OPENED", 3)
+    monkeypatch.setattr(checks, "check_image", lambda path, *size: opened.append(path))
+    for k in range(2, 10):
+        (images / f"{k}.png").write_bytes(b"")
+    with registered(coco(10), images) as name:
+        check_content([name])
+        assert [path[-5:] for path in opened] == ["0.png", "4.png", "8.png"]
+        (images / "7.png").unlink()
+        with pytest.raises(DatasetError, match="7.png does not exist"):
+            check_content([name])
+
+
+def test_classes_that_do_not_agree(images):
+    with registered(coco(), images, "one") as one, registered(coco(classes=("dog", "cat")), images, "two") as two:
+        with pytest.raises(
+            ConfigError, match="data sets one and two do not .* order: class 0 is 'cat' in one and 'dog' in two"
+        ):
+            check_data([one], [two], 2)
+        check_data([one], [one], 2)
+        with pytest.raises(ConfigError, match="data set one has 2 classes, and the config's detector 3"):
+            check_data([one], [], 3)
+    with registered(coco(), images, "one") as one, registered(coco(classes=("cat",)), images, "two") as two:
+        with pytest.raises(ConfigError, match="class 1 is 'dog' in one and not there in two"):
+            check_data([one], [two], None)
+
+
+def test_nothing_to_learn(images):
+    content = coco()
+    content["annotations"] = [{**a, "iscrowd": 1} for a in content["annotations"]]
+    with registered(content, images) as name:
+        with pytest.raises(ConfigError, match="of_a_user has no object to learn from"):
+            check_data([name], [], 2)
+        check_data([], [name], 2)
+
+
+def test_evaluators_that_there_are_not(images):
+    with registered(coco(), images) as name:
+        MetadataCatalog.remove(name)
+        MetadataCatalog.get(name).set(
+            json_file=str(images / f"{name}.json"), image_root=str(images), evaluator_type="lvis"
+        )
+        check_data([name], [], 2)
+        with pytest.raises(ConfigError, match="evaluator type lvis, not one of coco, pascal_voc"):
+            check_data([], [name], 2)
+
+
+def test_data_in_voc_form_and_of_a_function(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_voc(tmp_path / "BCCD", {"a": [("RBC", 11, 21, 60, 80), ("WBC", 4, 5, 4, 9)]}, {"val": ["a"]})
+    assert check_content(["bccd_val"])[0].objects == 1
+    Image.new("RGB", (64, 48)).save(tmp_path / "BCCD/JPEGImages/a.jpg")
+    with pytest.raises(DatasetError, match="'bccd_val': image .*a.jpg is 64 x 48, and annotated as 640 x 480"):
+        check_content(["bccd_val"])
+    record = {"file_name": str(tmp_path / "x.png"), "width": 4, "height": 4, "annotations": [{"iscrowd": 0}]}
+    DatasetCatalog.register("by_hand", lambda: [record])
+    try:
+        with pytest.raises(DatasetError, match="x.png does not exist"):
+            check_content(["by_hand"])
+        Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+        assert check_content(["by_hand"]) == [checks.CheckedDataset("by_hand", None, 1)]
+    finally:
+        DatasetCatalog.remove("by_hand")
+
+
+def test_weights_that_are_not_there(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"")
+    check_weights("MODEL.WEIGHTS", "")
+    check_weights("MODEL.WEIGHTS", f"{tmp_path / 'w.pth'}?matching_heuristics=True")
+    check_weights("MODEL.WEIGHTS", "detectron2://x.pkl", needed=True)
+    with pytest.raises(ConfigError, match="MODEL.WEIGHTS is nowhere.pth, which does not exist"):
+        check_weights("MODEL.WEIGHTS", "nowhere.pth")
+    with pytest.raises(ConfigError, match="train.init_checkpoint names no weights, and --eval-only"):
+        check_weights("train.init_checkpoint", "", needed=True)
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED is for R-CNNs alone, not ParamAPRetinaNet"),
+        (["INPUT.SSD_AUGMENTATION", "True", "INPUT.FORMAT", "YUV-BT.601"], "INPUT.FORMAT BGR, RGB or L"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], "MODEL.WEIGHTS is nowhere.pth, which does not exist"),
+    ],
+)
+def test_keys_that_do_not_go_together(opts, message, tiny):
+    with pytest.raises(UserError, match=message):
+        check_config(read_config(get_config_file("shapes_retinanet_R_18_FPN.yaml"), [*tiny, *opts]))
+
+
+def test_images_are_checked_where_the_config_says(images):
+    with registered(coco(), images) as name:
+        (images / "1.png").unlink()
+        data = ["DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", "()", "MODEL.RETINANET.NUM_CLASSES", "2"]
+        file = get_config_file("shapes_retinanet_R_18_FPN.yaml")
+        with pytest.raises(DatasetError, match="1.png does not exist"):
+            check_config(read_config(file, data))
+        check_config(read_config(file, [*data, "INPUT.CHECK_IMAGES", "False"]))
+        (images / f"{name}.json").write_text(json.dumps(coco())[:-9])
+        with pytest.raises(DatasetError, match="is not JSON"):
+            check_config(read_config(file, [*data, "INPUT.CHECK_IMAGES", "False"]))

@@ -1,0 +1,98 @@
+"""A training goes on from a checkpoint of the same model, and of no other."""
+
+import pytest
+import torch
+from torch import nn
+
+from paramap_d2.config import read_config
+from paramap_d2.config.lazy import read_lazy_config
+from paramap_d2.engine import Trainer, lazy
+from paramap_d2.engine.checkpoint import check_resumable, last_checkpoint
+from paramap_d2.errors import UserError
+from paramap_d2.model_zoo import get_config_file
+
+
+def net(classes=3, width=4, depth=1):
+    return nn.Sequential(
+        *(nn.Linear(5, width) if k == 0 else nn.Linear(width, width) for k in range(depth)), nn.Linear(width, classes)
+    )
+
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.1, amsgrad=True),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
+}
+
+
+def save(path, model, optimizer, inner=True):
+    model(torch.ones(2, 5)).sum().backward()
+    optimizer.step()
+    state = {"iteration": 1, "optimizer": optimizer.state_dict()}
+    torch.save({"model": model.state_dict(), "trainer": {"iteration": 1, "_trainer": state} if inner else state}, path)
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["DefaultTrainer", "SimpleTrainer"])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_states_of_another_shape(kind, inner, tmp_path):
+    """The model's shapes agree and the optimizer's do not: what torch's fused kernels do not look at."""
+    model = net()
+    save(tmp_path / "x.pth", model, OPTIMIZERS[kind](model.parameters()), inner)
+    check_resumable(model, OPTIMIZERS[kind](model.parameters()), tmp_path / "x.pth")
+    turned = OPTIMIZERS[kind](list(model.parameters())[::-1])
+    with pytest.raises(UserError, match=r".*x.pth: \w+ of 1.bias has the shape \[4, 5\] there, .*\[3\]"):
+        check_resumable(model, turned, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (net(classes=2), r"1.weight has the shape \[3, 4\] there, and the config's model \[2, 4\]"),
+        (net(width=6), r"0.weight has the shape \[4, 5\] there, and the config's model \[6, 5\]"),
+        (net(depth=2), "1.weight has the shape|it has no 2.weight"),
+    ],
+)
+def test_models_of_another_shape(other, message, tmp_path):
+    model = net()
+    save(tmp_path / "x.pth", model, OPTIMIZERS["SGD"](model.parameters()))
+    with pytest.raises(UserError, match=message) as caught:
+        check_resumable(other, OPTIMIZERS["SGD"](other.parameters()), tmp_path / "x.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_other_parameters_are_trained(tmp_path):
+    model = net()
+    save(tmp_path / "x.pth", model, OPTIMIZERS["SGD"](model.parameters()))
+    with pytest.raises(UserError, match="its optimizer trained other parameters than the config's"):
+        check_resumable(model, OPTIMIZERS["SGD"](list(model.parameters())[:2]), tmp_path / "x.pth")
+
+
+def test_a_wrapped_model_and_one_without_a_trainer(tmp_path):
+    model = net()
+    torch.save({"model": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "x.pth")
+    check_resumable(model, OPTIMIZERS["SGD"](model.parameters()), tmp_path / "x.pth")
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(UserError, match="cannot go on from .*x.pth: "):
+        check_resumable(net(), OPTIMIZERS["SGD"](net().parameters()), tmp_path / "x.pth")
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_yaml_and_lazy_trainings(tiny, tmp_path):
+    yaml = [*tiny, "OUTPUT_DIR", str(tmp_path / "yaml"), "SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0"]
+    file = get_config_file("shapes_retinanet_R_18_FPN.yaml")
+    cfg = read_config(file, [*yaml, "DATASETS.TEST", "()"])
+    Trainer.check_resume(cfg)  # nothing there yet
+    Trainer(cfg).train()
+    Trainer.check_resume(cfg)
+    cfg = read_config(file, [*yaml, "MODEL.RETINANET.NUM_CLASSES", "1"])
+    with pytest.raises(UserError, match=r"head.cls_score.weight has the shape .* there"):
+        Trainer.check_resume(cfg)
+    with pytest.raises(UserError, match=r"head.cls_score.weight has the shape .* there"):
+        Trainer(cfg).resume_or_load()
+    opts = ["model.num_classes=2", "model.head.num_classes=2", f"train.output_dir={tmp_path / 'yaml'}"]
+    other = read_lazy_config(get_config_file("lazy/shapes_retinanet_R_18_FPN.py"), opts)
+    with pytest.raises(UserError, match="cannot go on from"):
+        lazy.check_resume(other)
