@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 
 from paramap_d2.errors import UserError
 from paramap_d2.losses import head_losses, load_loss
+from paramap_d2.losses.global_batch import several_processes
 from paramap_d2.losses.quality import QUALITIES
 
 
@@ -157,6 +158,10 @@ def check_config(cfg: CfgNode, eval_only: bool = False, resume: bool = False) ->
         timm, model = cfg.MODEL.TIMM, cfg.MODEL
         check_pixels(timm.NAME, timm.WEIGHTS, cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD)
     heads = detector_heads(cfg)
+    if heads and cfg.MODEL.PARAM_AP.TOP_K and cfg.MODEL.PARAM_AP.GLOBAL_BATCH and several_processes():
+        raise ConfigError(
+            "MODEL.PARAM_AP.TOP_K counts one process's samples: with several, add MODEL.PARAM_AP.GLOBAL_BATCH False"
+        )
     if heads:
         check_loss(heads, cfg.MODEL.PARAM_AP.LOSS, cfg.MODEL.PARAM_AP.QUALITY)
 

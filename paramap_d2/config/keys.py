@@ -38,8 +38,11 @@ def _add_keys(cfg: CfgNode) -> None:
     # Hold the denominator of the precision constant in the backward pass (the paper's Table 1: RetinaNet reaches
     # 40.5 AP with it and 0.8 without).
     cfg.MODEL.PARAM_AP.BLOCK_GRADIENT = True
-    # Count only the k samples of highest score in the batch; 0 counts all.
+    # Count only the k samples of highest score in the batch, for all positives; 0 counts all.
     cfg.MODEL.PARAM_AP.TOP_K = 0
+    # Where several processes train, rank the samples of all of them together, as one process with the whole batch
+    # would; False: each its own, as the released code. Not together with TOP_K.
+    cfg.MODEL.PARAM_AP.GLOBAL_BATCH = True
     # Factor on the gradient of the box branch, in place of the loss file's; 0.0 takes the loss file's.
     cfg.MODEL.PARAM_AP.GRAD_SCALE = 0.0
     # What makes training on a CPU faster: images and freed memory kept, maps channels last, optimizers' steps in one

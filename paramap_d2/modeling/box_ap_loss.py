@@ -14,6 +14,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from paramap_d2.losses import APLossTerms, HeadLoss, ParameterizedAPLoss, box_quality, head_losses, load_loss
+from paramap_d2.losses.global_batch import several_processes
 from paramap_d2.losses.quality import QUALITIES
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class BoxAPLoss:
         loss: a preset or the path of a loss file.
         quality: kind of box quality, see :func:`paramap_d2.losses.box_quality`.
         block_gradient, top_k: see :class:`paramap_d2.losses.ParameterizedAPLoss`; a ``top_k`` of 0 keeps all.
+        global_batch: see there too; with one process it changes nothing.
         grad_scale: in place of the loss file's; 0 or None takes the loss file's.
 
     Raises:
@@ -43,11 +45,13 @@ class BoxAPLoss:
         block_gradient: bool = True,
         top_k: int | None = None,
         grad_scale: float | None = None,
+        global_batch: bool = True,
     ):
         if quality not in QUALITIES:
             raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, not {quality!r}")
         self.head, self.loss, self.quality = head, loss, quality
         self.block_gradient, self.top_k, self.grad_scale = block_gradient, top_k or None, grad_scale or None
+        self.global_batch = global_batch
 
     @cached_property
     def head_loss(self) -> HeadLoss:
@@ -62,7 +66,8 @@ class BoxAPLoss:
     @cached_property
     def ap_loss(self) -> ParameterizedAPLoss:
         head = self.head_loss
-        return ParameterizedAPLoss(head.functions, self.block_gradient, self.top_k, head.grad_scale)
+        together = self.global_batch and several_processes()
+        return ParameterizedAPLoss(head.functions, self.block_gradient, self.top_k, head.grad_scale, together)
 
     def __call__(
         self,
