@@ -13,6 +13,8 @@ from .parser import CommandParser
 if TYPE_CHECKING:
     from torch import nn
 
+    from paramap_d2.config.yaml import AddKeys
+
 DESCRIPTION = """
 Fit p = sigmoid(a * s + b) to a detector's detections of a data set, s their logits and p the probability that they are
 true (matched to an object at IoU 0.5), and fold a and b into the layer that makes s. The result is a checkpoint of the
@@ -41,6 +43,7 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--per-class", action="store_true", help="an a and b for each class (default: one of each for all)"
     )
+    parser.add_import_option("first, for the data sets or models")
     parser.add_config_options("config options; of a LazyConfig key=value")
     return parser
 
@@ -55,10 +58,12 @@ def main(arguments: Sequence[str]) -> int:
     from detectron2.utils.logger import setup_logger
 
     from paramap_d2.engine.calibration import calibrate, save, summary
+    from paramap_d2.search.proxies.user_code import UserCode
 
     setup_logger()
+    code = UserCode.named(options.imports)
     build = _of_lazy_config if options.config_file.endswith(".py") else _of_yaml
-    model, loader = build(options.config_file, options.opts, options.dataset)
+    model, loader = build(options.config_file, options.opts, options.dataset, code.add_keys())
     DetectionCheckpointer(model).load(options.weights)
     calibrated = calibrate(model, loader, options.dataset, options.per_class)
     files = options.output, options.output.with_suffix(".json"), options.output.with_suffix(".png")
@@ -71,17 +76,21 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _of_yaml(config_file: str, opts: Sequence[str], dataset_name: str) -> tuple[nn.Module, Any]:
+def _of_yaml(
+    config_file: str, opts: Sequence[str], dataset_name: str, add_keys: Sequence[AddKeys]
+) -> tuple[nn.Module, Any]:
     """The config's detector, and its loader of the data set."""
     from paramap_d2.config import check_data, num_classes, read_config
     from paramap_d2.engine import Trainer
 
-    cfg = read_config(config_file, opts)
+    cfg = read_config(config_file, opts, add_keys)
     check_data([], [dataset_name], num_classes(cfg), cfg.INPUT.CHECK_IMAGES)
     return Trainer.build_model(cfg), Trainer.build_calibration_loader(cfg, dataset_name)
 
 
-def _of_lazy_config(config_file: str, opts: Sequence[str], dataset_name: str) -> tuple[nn.Module, Any]:
+def _of_lazy_config(
+    config_file: str, opts: Sequence[str], dataset_name: str, add_keys: Sequence[AddKeys]
+) -> tuple[nn.Module, Any]:
     from paramap_d2.config.lazy import read_lazy_config
     from paramap_d2.data import check_content
     from paramap_d2.engine.lazy import build_calibration_loader, build_model

@@ -45,15 +45,7 @@ def build_parser() -> CommandParser:
     p.add_argument(
         "--config-file", metavar="FILE", help="a YAML config or LazyConfig (.py) with this loss; of a search to begin"
     )
-    p.add_argument(
-        "--import",
-        action="append",
-        default=[],
-        dest="imports",
-        metavar="MODULE",
-        help="import it in the search and in every worker, for the data sets, models or PROXY.TRAINER that the config "
-        "names; its add_…_config functions add their keys; may be given several times",
-    )
+    p.add_import_option("in the search and in every worker, for the data sets, models or PROXY.TRAINER")
     p.add_argument("--output-dir", required=True, metavar="OUT", help="folder of the search")
     p.add_argument("--population", type=at_least(1), default=8, help="individuals of a generation (default 8)")
     p.add_argument("--generations", type=at_least(1), help="generations in all (default 4, or as --evaluations allows)")

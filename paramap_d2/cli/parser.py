@@ -30,6 +30,18 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def add_import_option(self, what: str) -> None:
+        """``--import MODULE``, which becomes ``imports``; ``what`` says where it is imported, and what for."""
+        self.add_argument(
+            "--import",
+            action="append",
+            default=[],
+            dest="imports",
+            metavar="MODULE",
+            help=f"import it {what} that the config names; its add_…_config functions add their keys; may be given "
+            "several times",
+        )
+
     def add_config_options(self, help: str) -> None:
         """The options of a config at the end of the command line, as Detectron2 has them: they become ``opts``."""
         self.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=help)

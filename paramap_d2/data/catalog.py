@@ -65,7 +65,7 @@ def check_datasets(names: str | Iterable[str]) -> None:
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise DatasetError(
                 f"data set '{name}' is not registered: {hint}Name your own COCO files in a file that PARAMAP_DATASETS "
-                "points to, or register it in a module that --import names"
+                "points to, or register it in a module that --import names (paramap evolve and calibrate)"
             )
         metadata = MetadataCatalog.get(name)
         paths = [metadata.get(key) for key in ("dirname", "json_file", "image_root")]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from paramap_d2 import cli
 from paramap_d2.losses import load_loss
 from paramap_d2.search.session import SearchOptions, run_search
 from paramap_d2.search.store import FINISHED, Store
@@ -65,7 +66,7 @@ def outcomes(folder):
         return [(e.status, e.error) for e in store.evaluations()]
 
 
-def test_a_yaml_project_is_trained_and_searched_with_its_own_trainer(own_data, monkeypatch):
+def test_a_yaml_project_is_trained_and_searched_with_its_own_trainer(own_data, monkeypatch, capsys):
     project = example("yaml_project")
     from detectron2.engine import default_argument_parser
 
@@ -73,6 +74,21 @@ def test_a_yaml_project_is_trained_and_searched_with_its_own_trainer(own_data, m
     config = str(EXAMPLES / "yaml_project.yaml")
     results = project.main(default_argument_parser().parse_args(["--config-file", config, *tiny]))
     assert results is None and Path("out/model_final.pth").exists()
+    # Its keys and data are known to a command that imports it; a step of training detects nothing to calibrate by.
+    calibrate = [
+        "--config-file",
+        config,
+        "--weights",
+        "out/model_final.pth",
+        "--dataset",
+        "my_val",
+        "--output",
+        "c.pth",
+    ]
+    for imports, words in (([], "INPUT.MINE"), (["--import", "yaml_project"], "calibrated by at least 10 true")):
+        assert cli.run("calibrate", [*calibrate, *imports, *tiny]) == 2
+        assert words in capsys.readouterr().err
+
     brightness, build = [], project.Trainer.build_train_loader
 
     def build_train_loader(cls, cfg):
