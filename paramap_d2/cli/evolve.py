@@ -73,6 +73,19 @@ def build_parser() -> CommandParser:
         "Ray cluster; inline: in this process, one after the other (default process)",
     )
     p.add_argument(
+        "--threads",
+        type=at_least(1),
+        metavar="N",
+        help="of torch, that each proxy has (default: its share of the processors; with ray its CPUs)",
+    )
+    p.add_argument("--hours", type=positive, metavar="H", help="end after H hours, with what is known by then")
+    p.add_argument(
+        "--env",
+        action="append",
+        metavar="NAME",
+        help="with ray: an environment variable that workers take over; may be given several times",
+    )
+    p.add_argument(
         "--ray-address", metavar="ADDR", help="an existing Ray cluster, or auto (default: a local one for this run)"
     )
     p.add_argument("--cpus-per-proxy", type=positive, metavar="N", help="with ray (default: a fair share)")

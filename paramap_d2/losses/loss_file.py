@@ -72,6 +72,8 @@ def load_loss(name_or_path: str | os.PathLike[str]) -> dict[str, HeadLoss]:
         ) from None
     try:
         return parse_loss(json.loads(text))
+    except RecursionError:
+        raise LossFileError(f"loss file {name}: it is nested too deeply to be a loss file") from None
     except ValueError as error:
         raise LossFileError(f"loss file {name}: {error}") from None
 

@@ -17,6 +17,7 @@ from paramap_d2.losses import save_loss
 from .algorithms import Algorithm
 from .candidates import Candidate, best_candidate, fitness_text, ranked_candidates, worth_repeating
 from .confirmation import confirming_tasks, handed_over, starting_loss, verdict
+from .deadline import Deadline
 from .executors.local import Evaluate, Executor
 from .proxies.proxy import Task
 from .report.figures import draw_functions, draw_history
@@ -82,6 +83,7 @@ def evolve(
     *,
     on_progress: Callable[[SearchProgress], None] = lambda progress: None,
     on_generation: Callable[[GenerationEnd], None] = lambda end: None,
+    deadline: Deadline | None = None,
 ) -> list[Evaluation]:
     """Run a search, or what is left of it.
 
@@ -125,6 +127,12 @@ def evolve(
         tasks = [
             Task(generation, place, genome, schedule.seed, checkpoints=marks) for place, genome in enumerate(genomes)
         ]
+        if generation and generation not in told and deadline is not None:
+            planned = max((e.planned for e in done), default=0)
+            longer = schedule.final_iterations / planned if schedule.final_iterations and planned else 1.0
+            last = (2 * schedule.confirm, longer), (schedule.finalists * bool(schedule.final_iterations), longer)
+            if not deadline.leaves(done, (len(tasks), 1.0), *last, workers=executor.workers):
+                break
         if generation in told:
             current = trainings.recall(tasks)
         else:

@@ -7,26 +7,22 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import portalocker
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from paramap_d2.errors import NoResultError, UserError
 from paramap_d2.files import remove_parts
 from paramap_d2.losses import HeadLoss, head_losses, load_loss
 
 from .algorithms import Algorithm, build_algorithm
-from .candidates import Candidate, fitness_text
+from .blindness import blindness
+from .candidates import Candidate, fitness_text, ranked_candidates
 from .confirmation import MOST_SEEDS, SEEDS_FROM, handed_over, verdict, verdict_text
+from .deadline import Deadline, TimeUp
+from .display import Curves, ProgressBar, lines
 from .evolution import GenerationEnd, Schedule, evolve, generation_line, write_results
 from .executors.local import Executor, InlineExecutor, ProcessExecutor, processors
 from .main_guard import check_main_guard
@@ -39,8 +35,7 @@ from .settings import open_store
 from .space import Genome, SearchSpace
 from .status import STORE, duration, progress
 from .stopping import RULES
-from .store import FAILURES, FINISHED, Store, StoreError
-from .trainings import SearchProgress
+from .store import Store, StoreError
 
 logger = logging.getLogger("paramap_d2.search")
 
@@ -88,7 +83,7 @@ def run_search(options: SearchOptions) -> Candidate:
         if not options.resume:
             check_metric(config, options.metric, executor)
         kept = {
-            **options.to_store(),
+            **replace(options, threads=executor.threads).to_store(),  # they change an AP's last bits
             "repeats": schedule.repeats,
             "generations": schedule.generations,
             "evaluations": schedule.evaluations,
@@ -113,7 +108,7 @@ def run_search(options: SearchOptions) -> Candidate:
 
 def _schedule(options: SearchOptions) -> Schedule:
     at_least = {"seed": 0, "retries": 0}
-    at_least |= dict.fromkeys(("generations", "evaluations", "reevaluate", "final_iters", "finalists"), 1)
+    at_least |= dict.fromkeys(("threads", "generations", "evaluations", "reevaluate", "final_iters", "finalists"), 1)
     for name, least in at_least.items():
         value = getattr(options, name)
         if value is not None and value < least:
@@ -122,6 +117,9 @@ def _schedule(options: SearchOptions) -> Schedule:
         raise UserError(f"--fix-grad-scale must be a positive number, not {options.fix_grad_scale:g}")
     if options.stop not in RULES:
         raise UserError(f"--stop must be one of {', '.join(RULES)}, not {options.stop!r}")
+    for name in ("hours", "timeout"):
+        if (value := getattr(options, name)) is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} must be a positive number, not {value:g}")
     for name, most in (("confirm", MOST_SEEDS), ("seed", SEEDS_FROM - 1)):
         if not 0 <= getattr(options, name) <= most:
             raise UserError(f"--{name} must be from 0 to {most}, not {getattr(options, name)}")
@@ -152,31 +150,10 @@ def _run(
     executor: Executor,
     store: Store,
 ) -> Candidate:
-    from torch.utils.tensorboard import SummaryWriter
-
+    deadline = Deadline(None if options.hours is None else options.hours * 3600)
     console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.fields[stage]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("best {task.fields[best]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    row = bar.add_task("search", total=schedule.planned(algorithm), stage="generation 0", best="—")
-
-    def on_progress(now: SearchProgress) -> None:
-        stage = "last trainings" if now.generation is None else f"generation {now.generation}"
-        best = "—" if now.best is None else f"{options.metric} {now.best:.2f}"
-        bar.update(row, completed=now.done, total=now.total, stage=stage, best=best)
-
-    events = folder / "tensorboard"
-    for old in events.glob("events.*"):  # a resumed search tells its generations again
-        old.unlink()
-    writer = SummaryWriter(str(events))
+    bar = ProgressBar(console, options.metric, schedule.planned(algorithm))
+    curves = Curves(folder / "tensorboard")
     written, took = -math.inf, 0.0
 
     def results() -> None:
@@ -192,18 +169,13 @@ def _run(
     def on_generation(end: GenerationEnd) -> None:
         if end.new:
             logger.info(generation_line(end.number, end.evaluations, end.best, options.metric))
-        fitnesses = [e.fitness for e in end.evaluations if e.status == FINISHED]
-        if fitnesses:
-            writer.add_scalar("generation/mean", sum(fitnesses) / len(fitnesses), end.number)
-            writer.add_scalar("generation/best", max(fitnesses), end.number)
-        writer.add_scalar("generation/failures", sum(e.status in FAILURES for e in end.evaluations), end.number)
-        if end.best is not None:
-            writer.add_scalar("best", end.best.mean, end.number)
-        writer.flush()
+            if said := blindness(end.evaluations, ranked_candidates(store.evaluations()), options.metric):
+                logger.warning(said)
+        curves.add(end)
         if time.monotonic() - written > 20 * took:  # the workers wait meanwhile
             results()
 
-    with _logging(folder, console), bar:
+    with lines(folder, console), bar:
         logger.info(
             f"{schedule.planned(algorithm)} evaluations of {space.genes} genes ({', '.join(space.heads)}), "
             f"{executor.workers} at a time; watch with tensorboard --logdir {folder}"
@@ -212,12 +184,24 @@ def _run(
             logger.warning(f"earlier evaluations were trained with {changed}: AP may differ for that alone")
         begin = time.monotonic()
         try:
-            evolve(algorithm, proxy, executor, store, schedule, on_progress=on_progress, on_generation=on_generation)
+            with deadline.raised():
+                evolve(
+                    algorithm,
+                    proxy,
+                    executor,
+                    store,
+                    schedule,
+                    on_progress=bar.show,
+                    on_generation=on_generation,
+                    deadline=deadline,
+                )
+        except TimeUp:
+            logger.info(f"ended after {options.hours:g} h, as --hours has it; go on with --resume")
         except NoResultError as error:
             logger.error(str(error))
             raise NoResultError(f"{error}; what became of each is in {folder / 'report.html'}") from None
         finally:
-            writer.close()
+            curves.close()
             results()
         best = handed_over(store.evaluations(), store.settings())
         confirmed = verdict(store.evaluations(), store.settings())
@@ -270,7 +254,8 @@ def _first_individuals(options: SearchOptions, config: ProxyConfig, space: Searc
         return [space.encode(load_loss(name), f"loss {name} (--init)") for name in options.init]
     try:
         return [space.encode(load_loss(config.loss)), space.identity()]
-    except UserError:
+    except UserError as error:
+        logger.warning(f"the search begins without the config's own loss: {error}")
         return [space.identity()]
 
 
@@ -287,27 +272,33 @@ def _stored_individuals(options: SearchOptions, space: SearchSpace) -> list[Geno
 
 
 def _executor(options: SearchOptions) -> Executor:
+    # More would never have a proxy, and their share of the processors would lie idle.
+    workers = min(options.workers, max(options.population, 2 * options.confirm))
     ray_options = ("ray_address", "cpus_per_proxy", "gpus_per_proxy")
     if options.executor != "ray":
         for name in ray_options:
             if getattr(options, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is an option of --executor ray")
+        if options.env:
+            raise UserError("--env is an option of --executor ray; other workers have the search's whole environment")
     if options.executor == "inline":
         if options.workers > 1 or options.timeout is not None:
             raise UserError("the inline executor has one worker and no time limit; use --executor process")
-        return InlineExecutor()
+        return InlineExecutor(options.threads)
     if options.executor == "process":
         check_main_guard("run_search")
-        return ProcessExecutor(options.workers, options.timeout)
+        return ProcessExecutor(workers, options.timeout, options.threads)
     from .executors.ray import RayExecutor
 
-    share = 1 if options.ray_address else max(1, processors() // max(1, options.workers))
+    share = 1 if options.ray_address else max(1, processors() // max(1, workers))
     return RayExecutor(
-        options.workers,
+        workers,
         options.timeout,
         options.ray_address,
         share if options.cpus_per_proxy is None else options.cpus_per_proxy,
         options.gpus_per_proxy or 0.0,
+        options.threads,
+        options.env,
     )
 
 
@@ -334,30 +325,3 @@ def _only_one(folder: Path, resume: bool) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def _logging(folder: Path, console: Console) -> Iterator[None]:
-    """Lines to the terminal, above the progress bar, and with their times to the folder's log. Errors, which are
-    raised too, are the command's to print."""
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno < logging.ERROR:
-                console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
-
-    file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    handlers = [file, Lines()]
-    before = logger.level, logger.propagate
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    for handler in handlers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.close()
-        logger.level, logger.propagate = before

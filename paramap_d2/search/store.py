@@ -247,7 +247,15 @@ class Store:
         """All of them, in the order in which they ended."""
         with self._one_line(UNREADABLE):
             rows = self._db.execute(f"SELECT {', '.join(self._columns)} FROM evaluations ORDER BY id")
-            return [_evaluation(dict(zip(self._columns, row, strict=True))) for row in rows]
+            found = [_evaluation(dict(zip(self._columns, row, strict=True))) for row in rows]
+        for e in found:
+            if not isinstance(e.genome, list) or len(e.genome) != len(found[0].genome):
+                raise StoreError(
+                    f"{self.path} {UNREADABLE}: the genome of evaluation {e.id} is not as long as the first one's"
+                )
+            if not all(isinstance(gene, int | float) and 0 <= gene <= 1 for gene in e.genome):
+                raise StoreError(f"{self.path} {UNREADABLE}: a gene of evaluation {e.id} is no number from 0 to 1")
+        return found
 
     def tell(self, generation: int, told: Told) -> None:
         """Commit what the algorithm is about to be told."""

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 
 from .candidates import best_candidate
 from .executors.local import Evaluate, Executor
-from .proxies.proxy import Outcome, Task
-from .store import CONFIRM, FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError
+from .proxies.proxy import Outcome, Task, tail
+from .store import CONFIRM, FAILED, FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class SearchProgress:
     done: int  # evaluations that have ended, of the whole search
     total: int  # as many as are known to come
     best: float | None  # highest fitness so far: the mean of a loss with repeats, or a single one of this generation
+    made: int  # evaluations of this run
 
 
 class Trainings:
@@ -105,6 +106,8 @@ class Trainings:
             task = tries[order]
             # A training that was killed cannot say how long it was to be.
             outcome.planned = task.iterations or outcome.planned
+            if outcome.status == FAILED and not outcome.log and (log := getattr(self.evaluate, "log", None)):
+                outcome.log = tail(log(task))  # nor what it printed last
             evaluation = self.store.add(
                 Evaluation(
                     task.generation,
@@ -143,8 +146,8 @@ class Trainings:
         if self._best is not None:
             highest.append(self._best)
         total = max(self._planned + self._extra, len(self.done) + len(current))
-        progress = SearchProgress(self.generation, len(self.done) + len(ended), total, max(highest, default=None))
-        self.on_progress(progress)
+        done = len(self.done) + len(ended)
+        self.on_progress(SearchProgress(self.generation, done, total, max(highest, default=None), self.made))
 
 
 def _key(task: Task) -> tuple:

@@ -180,3 +180,10 @@ def test_a_preset_that_would_fit_the_detector_is_named():
         head_losses(load_loss("retinanet-coco"), ("rpn", "roi"), "retinanet-coco")
     with pytest.raises(LossFileError, match="it has 'dense'$"):
         head_losses(load_loss("retinanet-coco"), ("detr",), "retinanet-coco")
+
+
+def test_a_deeply_nested_file_is_one_line(tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(LossFileError, match="deep.json: it is nested too deeply"):
+        load_loss(path)

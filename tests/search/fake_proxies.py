@@ -52,6 +52,11 @@ def environment(task):
     )
 
 
+def deaf(task):
+    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return Outcome(FINISHED, 1.0, {"blocked": float(blocked)})
+
+
 @dataclass(frozen=True)
 class Leaking:
     """Leaves a grandchild of the worker behind, and names its own and that process by files in the folder.

@@ -25,7 +25,7 @@ class FakeConfig:
 
 
 class FakeExecutor:
-    workers = 1
+    workers, threads = 1, 1
 
     def run(self, evaluate, tasks):
         for place, task in enumerate(tasks):

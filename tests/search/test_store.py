@@ -1,5 +1,6 @@
 import json
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_a_store_of_an_older_version_is_read_as_it_is_and_migrated_to_write(tmp_
         with Store(path) as store:
             assert store.evaluations()[0] == ROW_OF_VERSION_1
             assert store.settings() == {"seed": 3, "repeats": 1, "stopping": "none"}
-    new = evaluation(stage="repeat", planned=100, curve=[[25, 1.5]])
+    new = replace(evaluation(stage="repeat", planned=100, curve=[[25, 1.5]]), genome=[0.5])
     with Store(path) as store:
         added = store.add(new)
     with Store(path, readonly=True) as store:
@@ -151,3 +152,21 @@ def test_a_damaged_file_is_told_and_left_alone(tmp_path, where):
     with pytest.raises(StoreError), Store(path) as store:
         store.evaluations()
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "genome, message",
+    [
+        ("[0.5]", "the genome of evaluation 2 is not as long as the first one's"),
+        ("7", "the genome of evaluation 2 is not as long"),
+        ("[0.5, 1.5]", "a gene of evaluation 2 is no number from 0 to 1"),
+        ('[0.5, "x"]', "a gene of evaluation 2 is no number from 0 to 1"),
+    ],
+)
+def test_genomes_that_are_none_are_told(tmp_path, genome, message):
+    with Store(tmp_path / "search.db") as store:
+        store.add(evaluation())
+        store.add(evaluation(0, 1))
+        store._db.execute("UPDATE evaluations SET genome = ? WHERE id = 2", (genome,))
+        with pytest.raises(StoreError, match=message):
+            store.evaluations()

@@ -27,12 +27,13 @@ def proxy(task):
     return outcome
 
 
-def search(folder, evaluate=proxy, generations=4, seed=1, on_generation=lambda end: None, **schedule):
+def search(folder, evaluate=proxy, generations=4, seed=1, on_generation=lambda end: None, deadline=None, **schedule):
     folder.mkdir(exist_ok=True)
     algorithm = GeneticAlgorithm(GENES, 6, seed, initial=[[0.5] * GENES])
     with Store(folder / "search.db") as store:
         options = Schedule(9, generations, **schedule)
-        return evolve(algorithm, evaluate, InlineExecutor(), store, options, on_generation=on_generation)
+        told = {"on_generation": on_generation, "deadline": deadline}
+        return evolve(algorithm, evaluate, InlineExecutor(), store, options, **told)
 
 
 def rows(folder):
@@ -224,3 +225,23 @@ def test_what_version_2_told_of_a_failed_proxy_stays_told(tmp_path):
     assert told(tmp_path) == {0: before} and before.fitnesses[2] == 0
     assert rows(tmp_path)[2].by_machine
     assert len(search(tmp_path, generations=3)) == 16
+
+
+class Logging:
+    """A proxy that is killed; its executor knows neither how long it was to be nor what it printed."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, task):
+        self.log(task).write_text("iteration 40\nlast words\n")
+        return replace(KILLED) if task.position == 1 and task.attempt == 1 else proxy(task)
+
+    def log(self, task):
+        return self.folder / f"log_{task.generation}_{task.position}_{task.attempt}.txt"
+
+
+def test_a_killed_proxys_row_has_the_end_of_its_log(tmp_path):
+    search(tmp_path, Logging(tmp_path), generations=1)
+    assert {e.log for e in rows(tmp_path) if e.by_machine} == {"iteration 40\nlast words\n"}
+    assert {e.log for e in rows(tmp_path) if e.status == FINISHED} == {""}

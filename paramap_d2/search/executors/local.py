@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Protocol
 
@@ -19,6 +23,8 @@ from paramap_d2.errors import UserError
 from paramap_d2.search.proxies.failures import cause_of, first_line
 from paramap_d2.search.proxies.proxy import Outcome, Task
 from paramap_d2.search.store import FAILED, INTERRUPTED, KILLED, OTHER, TIME
+
+from .processors import processors
 
 Evaluate = Callable[[Task], Outcome]
 
@@ -31,6 +37,7 @@ class Executor(Protocol):
     """
 
     workers: int
+    threads: int  # of torch, that a proxy has
 
     def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]: ...
 
@@ -38,11 +45,28 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """One after the other in this process. A crash of a proxy is the end of the search; for debugging."""
+    """One after the other in this process. A crash of a proxy is the end of the search; for debugging.
+
+    Args:
+        threads: of torch, from the first task on; None leaves them as they are.
+    """
 
     workers = 1
 
+    def __init__(self, threads: int | None = None):
+        self._threads = threads
+
+    @property
+    def threads(self) -> int:
+        import torch
+
+        return self._threads or torch.get_num_threads()
+
     def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+        if self._threads:
+            import torch
+
+            torch.set_num_threads(self._threads)
         for place, task in enumerate(tasks):
             started = time.time()
             try:
@@ -71,7 +95,7 @@ class ProcessExecutor:
     def __init__(self, workers: int, timeout: float | None = None, threads: int | None = None):
         if workers < 1:
             raise UserError(f"--workers must be at least 1, not {workers}")
-        if timeout is not None and timeout <= 0:
+        if timeout is not None and not 0 < timeout < math.inf:
             raise UserError(f"--timeout must be a positive number of seconds, not {timeout:g}")
         self.workers, self.timeout = workers, timeout
         self.threads = threads or max(1, processors() // workers)
@@ -95,7 +119,7 @@ class ProcessExecutor:
                 while waiting and idle:
                     place, task = waiting.pop(0)
                     slot = idle.pop(0)
-                    future = self._pools[slot].schedule(attempt, args=[evaluate, task], timeout=self.timeout)
+                    future = self._schedule(slot, evaluate, task)
                     running[future] = place, slot, time.time()
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -116,9 +140,26 @@ class ProcessExecutor:
             for future in running:
                 future.cancel()
 
+    def _schedule(self, slot: int, evaluate: Evaluate, task: Task) -> Future:
+        """Starts the worker too, if it is the slot's first. Ctrl-C at a terminal goes to all processes there: those
+        begun meanwhile, by threads that inherit what this one blocks, are deaf to it from the first."""
+        main = threading.current_thread() is threading.main_thread()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if main else None
+        try:
+            return self._pools[slot].schedule(_work, args=[evaluate, task], timeout=self.timeout)
+        except RuntimeError:  # the pool has given up
+            raise UserError(_NO_START) from None
+        finally:
+            if blocked is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
     def _outcome(self, future: Future, started: float) -> Outcome:
         try:
             return future.result()
+        except WorkerStartError as error:
+            raise UserError(f"a worker cannot start: {error}") from None
+        except BrokenProcessPool:
+            raise UserError(_NO_START) from None
         except TimeoutError:
             return failed(f"exceeded the time limit of {self.timeout:g} s", started, TIME)
         except ProcessExpired as expired:
@@ -135,9 +176,20 @@ class ProcessExecutor:
             pool.join()
 
 
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_NO_START = "a worker process died while it started, before its first proxy; is there memory for so many workers?"
+
+_start_error = ""
+"""In a worker: why it cannot be one."""
+
+
+class WorkerStartError(Exception):
+    """A worker is not fit to evaluate anything."""
+
+
+def _work(evaluate: Evaluate, task: Task) -> Outcome:
+    if _start_error:
+        raise WorkerStartError(_start_error)
+    return attempt(evaluate, task)
 
 
 def attempt(evaluate: Evaluate, task: Task) -> Outcome:
@@ -160,6 +212,14 @@ def interrupted(started: float) -> Outcome:
 
 
 def _start_worker(slot: int, threads: int, search: int) -> None:
+    global _start_error
+    try:
+        _prepare_worker(slot, threads, search)
+    except Exception as error:  # a pool would end with it, and not say why
+        _start_error = first_line(error)
+
+
+def _prepare_worker(slot: int, threads: int, search: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the search's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # at once: what a proxy holds needs no tidying
     end_together([search])
@@ -189,8 +249,14 @@ def end_after(watched: Sequence[int], victims: Sequence[int]) -> None:
     if not hasattr(os, "pidfd_open"):
         return  # no Linux: only a search that is killed leaves something running
     # A process descriptor, unlike a number, never comes to mean another process.
-    descriptors = {pid: os.pidfd_open(pid) for pid in watched}
+    descriptors: dict[int, int] = {}
     try:
+        try:
+            descriptors.update((pid, os.pidfd_open(pid)) for pid in watched)
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.EPERM):  # an old kernel, or one that is told to refuse it
+                return
+            raise
         for pid in victims:
             if pid > 0 and pid not in descriptors:
                 with contextlib.suppress(ProcessLookupError):

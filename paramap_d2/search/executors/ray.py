@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -25,6 +26,11 @@ FORWARDED = ("DETECTRON2_DATASETS", "PARAMAP_DATASETS", "FVCORE_CACHE", "TORCH_H
 
 OBJECT_STORE = 128 * 2**20
 """Bytes of shared memory of a local Ray: outcomes are small, and Ray's own default is a third of all memory."""
+
+logger = logging.getLogger("paramap_d2.search")
+
+WAIT = 15.0
+"""Seconds without any worker after which the search says what it waits for."""
 
 START_RETRIES = 2
 """How often in a row a worker may fail to start before that is the end of the search."""
@@ -62,8 +68,10 @@ class RayExecutor:
         timeout: seconds that a task may take; None for no limit.
         address: of a running cluster, ``host:port`` or ``auto`` for the one of this machine; None starts a local Ray
             with room for all workers, whether this machine has as many processors or not.
-        cpus: processors of each proxy, which are its torch threads too.
+        cpus: processors of each proxy.
         gpus: GPUs of each proxy; a fraction shares one.
+        threads: torch threads of each proxy; by default as many as its processors.
+        environment: variables that workers take over from the search, beside :data:`FORWARDED`.
 
     Raises:
         UserError: Ray is not installed, the cluster cannot be reached, or no machine of it has room for a proxy.
@@ -76,20 +84,23 @@ class RayExecutor:
         address: str | None = None,
         cpus: float = 1.0,
         gpus: float = 0.0,
+        threads: int | None = None,
+        environment: Sequence[str] = (),
     ):
         if workers < 1:
             raise UserError(f"--workers must be at least 1, not {workers}")
-        if timeout is not None and timeout <= 0:
+        if timeout is not None and not 0 < timeout < math.inf:
             raise UserError(f"--timeout must be a positive number of seconds, not {timeout:g}")
         if not 0 < cpus < math.inf:
             raise UserError(f"--cpus-per-proxy must be a positive number, not {cpus:g}")
         if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
             raise UserError(f"--gpus-per-proxy must be a fraction or a whole number, not {gpus:g}")
         self.workers, self.timeout = workers, timeout
-        self._threads = max(1, int(cpus))
+        self.threads = threads or max(1, int(cpus))
         self._slots = [_Slot(number) for number in range(workers)]
+        self._told = False
         self._ray = _import_ray()
-        _connect(self._ray, address, self._threads, math.ceil(workers * cpus))
+        _connect(self._ray, address, self.threads, math.ceil(workers * cpus), environment)
         try:
             _check_room(self._ray, cpus, gpus)
             self._actor = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Worker)
@@ -103,7 +114,7 @@ class RayExecutor:
             while waiting or any(slot.job for slot in self._slots):
                 for slot in self._slots:
                     if waiting and slot.actor is None:
-                        slot.actor = self._actor.remote(self._threads, os.getcwd())
+                        slot.actor = self._actor.remote(self.threads, os.getcwd())
                         slot.awaited = slot.actor.ready.remote()
                     elif waiting and slot.awaited is None:
                         place = waiting.popleft()
@@ -136,7 +147,13 @@ class RayExecutor:
         busy = {slot.awaited: slot for slot in self._slots if slot.awaited is not None}
         first = min(slot.job.deadline if slot.job else math.inf for slot in busy.values())
         left = None if first == math.inf else max(0.0, first - time.monotonic())
+        if not any(slot.job for slot in busy.values()):
+            ended, _ = self._ray.wait(list(busy), timeout=WAIT)
+            if not ended and not self._told:
+                logger.info("waiting for Ray to have room for a worker")
+                self._told = True
         self._ray.wait(list(busy), timeout=left)
+        self._told = False
         # All of them, lest the first in the list are always the first to be served.
         ended, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
         now = time.monotonic()
@@ -205,6 +222,8 @@ def _import_ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # A local Ray would let everything else on the machine go first.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # who names a token means it to be used
     try:
         import ray
     except ImportError as error:
@@ -212,8 +231,11 @@ def _import_ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, address: str | None, threads: int, cpus: int) -> None:
-    environment = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+def _connect(ray: Any, address: str | None, threads: int, cpus: int, more: Sequence[str]) -> None:
+    for name in more:
+        if name not in os.environ:
+            raise UserError(f"--env {name}: there is no such environment variable")
+    environment = {name: os.environ[name] for name in (*FORWARDED, *more) if name in os.environ}
     environment["OMP_NUM_THREADS"] = str(threads)
     environment["PYTHONPATH"] = os.pathsep.join(_own_paths())
     options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": environment}}
@@ -228,7 +250,10 @@ def _connect(ray: Any, address: str | None, threads: int, cpus: int) -> None:
             ray.init(address, **options)
     except Exception as error:
         where = "start a local Ray" if address is None else f"reach a Ray cluster at {address}"
-        raise UserError(f"cannot {where}: {first_line(error)}") from None
+        hint = ""
+        if address is not None and os.environ.get("RAY_AUTH_MODE") != "token":
+            hint = "; if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        raise UserError(f"cannot {where}: {first_line(error)}{hint}") from None
 
 
 def _own_paths() -> list[str]:

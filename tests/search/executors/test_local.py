@@ -10,7 +10,8 @@ import fake_proxies
 import pytest
 
 from paramap_d2.errors import UserError
-from paramap_d2.search.executors.local import InlineExecutor, ProcessExecutor, processors
+from paramap_d2.search.executors.local import InlineExecutor, ProcessExecutor, end_after
+from paramap_d2.search.executors.processors import processors
 from paramap_d2.search.proxies.proxy import Task
 from paramap_d2.search.store import FINISHED, INTERRUPTED
 
@@ -212,7 +213,33 @@ def make():
     assert all_end(pids)
 
 
-@pytest.mark.parametrize("kwargs, message", [({"workers": 0}, "workers"), ({"workers": 1, "timeout": 0}, "timeout")])
-def test_user_errors(kwargs, message):
+@pytest.mark.parametrize(
+    "workers, timeout, message", [(0, 1, "workers"), (1, 0, "timeout"), (1, float("nan"), "timeout")]
+)
+def test_user_errors(workers, timeout, message):
     with pytest.raises(UserError, match=message):
-        ProcessExecutor(**kwargs)
+        ProcessExecutor(workers, timeout)
+
+
+def test_a_kernel_that_refuses_process_descriptors_is_no_crash(monkeypatch):
+    def refused(pid):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    end_after([os.getpid()], [os.getpid()])
+
+
+def test_a_worker_that_cannot_start_is_one_line(executor, monkeypatch, tmp_path):
+    runner = executor(1)
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: cannot open shared object file')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(str(tmp_path))  # what a spawned process takes over
+    with pytest.raises(UserError, match="^a worker process died while it started") as raised:
+        list(runner.run(fake_proxies.target_distance, tasks(1)))
+    assert "\n" not in str(raised.value)
+
+
+def test_workers_are_deaf_to_ctrl_c_from_the_first(executor):
+    ((_, outcome),) = executor(1).run(fake_proxies.deaf, tasks(1))
+    assert outcome.metrics == {"blocked": 1.0}
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -1,0 +1,71 @@
+import threading
+import time
+
+import fake_proxies
+import pytest
+from test_trainings import search
+
+from paramap_d2.search.deadline import Deadline, TimeUp
+from paramap_d2.search.store import FINISHED, INTERRUPTED, Evaluation
+
+
+def evaluations(seconds):
+    return [Evaluation(0, 0, [0.5], 0, FINISHED, 1.0, seconds=s) for s in seconds]
+
+
+@pytest.mark.parametrize(
+    "seconds, count, length, workers, enough",
+    [
+        (100, 8, 1.0, 2, True),  # four rounds of 10 s
+        (39, 8, 1.0, 2, False),
+        (41, 7, 1.0, 2, True),
+        (41, 1, 5.0, 2, False),
+        (None, 10**6, 1.0, 1, True),
+    ],
+)
+def test_time_for_more(seconds, count, length, workers, enough):
+    deadline = Deadline(seconds)
+    assert deadline.leaves(evaluations([9, 10, 500]), (count, length), workers=workers) == enough
+    assert Deadline(0.001).leaves([], (99, 1.0), workers=1)  # nothing is known of how long they take
+
+
+def test_it_is_raised_in_what_runs_and_is_gone_afterwards():
+    with pytest.raises(TimeUp), Deadline(0.05).raised():
+        time.sleep(60)
+    with Deadline(0.05).raised():
+        pass
+    time.sleep(0.1)
+    assert isinstance(TimeUp(), KeyboardInterrupt)  # executors end what runs and record it, as for Ctrl-C
+
+
+def test_elsewhere_than_in_the_main_thread_it_is_not_raised():
+    seen = []
+
+    def run():
+        with Deadline(0.01).raised():
+            time.sleep(0.05)
+        seen.append("whole")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == ["whole"]
+
+
+def test_a_search_begins_no_generation_that_it_has_no_time_for(tmp_path):
+    class OfTwo:
+        """A deadline after two generations."""
+
+        def leaves(self, evaluations, *trainings, workers):
+            return len(evaluations) < 11
+
+    def timed(task):
+        outcome = fake_proxies.target_distance(task)
+        outcome.seconds = 1.0
+        return outcome
+
+    found = search(tmp_path, timed, deadline=OfTwo(), confirm=2)
+    assert {e.generation for e in found if e.stage == "search"} == {0, 1}
+    assert [e.stage for e in found].count("confirm") == 4  # the last trainings are made
+    assert INTERRUPTED not in {e.status for e in found}
+    assert len(search(tmp_path, timed, confirm=0)) == 21
