@@ -66,6 +66,7 @@ def draw_detections(
 
 
 def _draw(ax: Axes, instances: Instances, names: Sequence[str]) -> None:
+    instances = instances[instances.scores.argsort()]  # the surest on top
     boxes, scores = instances.pred_boxes.tensor.tolist(), instances.scores.tolist()
     for (x0, y0, x1, y1), score, label in zip(boxes, scores, instances.pred_classes.tolist(), strict=True):
         colour = COLOURS[label % len(COLOURS)]
