@@ -66,8 +66,8 @@ model = L(GeneralizedRCNN)(
             input_shape=ShapeSpec(channels=256),
             box2box_transform=L(Box2BoxTransform)(weights=[10.0, 10.0, 5.0, 5.0]),
             num_classes="${..num_classes}",
-            # A ranking loss leaves open where zero is: no score is low in itself. Of calibrated weights 0.005 costs about
-            # 0.1 AP and spares suppression most boxes, 0.05 up to a point of AP (docs/scores.md).
+            # A ranking loss leaves open where zero is: no score is low in itself. Of calibrated weights 0.005 costs
+            # about 0.1 AP and spares suppression most boxes, 0.05 up to a point of AP (docs/scores.md).
             test_score_thresh=0.0,
             param_ap="${param_ap}",
         ),
