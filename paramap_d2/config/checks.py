@@ -106,6 +106,9 @@ def _check_stock_keys(cfg: CfgNode) -> None:
     """Keys whose parts do not go with every detector or image."""
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
         raise ConfigError(f"TEST.AUG.ENABLED is for R-CNNs alone, not {cfg.MODEL.META_ARCHITECTURE}: set it to False")
+    workers, images = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
+    if workers and images % workers:
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH {images} is no multiple of SOLVER.REFERENCE_WORLD_SIZE {workers}")
     if cfg.INPUT.get("SSD_AUGMENTATION", False):
         from paramap_d2.data.augmentation import check_format
 
@@ -128,7 +131,7 @@ def check_config(cfg: CfgNode, eval_only: bool = False, resume: bool = False) ->
     _check_stock_keys(cfg)
     if not eval_only or not resume:
         check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, needed=eval_only)
-    calibrate_on = cfg.MODEL.PARAM_AP.CALIBRATE_ON
+    calibrate_on = "" if eval_only else cfg.MODEL.PARAM_AP.CALIBRATE_ON
     test = [*cfg.DATASETS.TEST, *([calibrate_on] if calibrate_on else [])]
     check_data([] if eval_only else cfg.DATASETS.TRAIN, test, num_classes(cfg), cfg.INPUT.CHECK_IMAGES)
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):

@@ -243,7 +243,14 @@ def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = F
     if not eval_only or not resume:
         check_weights("train.init_checkpoint", cfg.train.init_checkpoint, needed=eval_only)
     classes = OmegaConf.select(cfg, "model.num_classes") or OmegaConf.select(cfg, "model.roi_heads.num_classes")
-    test = dataset_names(cfg, ["test"]) + ([cfg.train.calibrate_on] if cfg.train.calibrate_on else [])
+    test = dataset_names(cfg, ["test"])
+    evaluated = OmegaConf.select(cfg, "dataloader.evaluator.dataset_name")
+    if test and evaluated and test != [evaluated]:
+        raise ConfigError(
+            f"dataloader.evaluator is of data set {evaluated}, and dataloader.test gives images of {', '.join(test)}"
+        )
+    if cfg.train.calibrate_on and not eval_only:
+        test.append(cfg.train.calibrate_on)
     check_data([] if eval_only else dataset_names(cfg, ["train"]), test, classes, cfg.train.check_images)
     if not OmegaConf.select(cfg, "train.init_checkpoint"):
         _check_timm(cfg)

@@ -175,6 +175,10 @@ def test_weights_that_are_not_there(tmp_path):
     [
         (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED is for R-CNNs alone, not ParamAPRetinaNet"),
         (["INPUT.SSD_AUGMENTATION", "True", "INPUT.FORMAT", "YUV-BT.601"], "INPUT.FORMAT BGR, RGB or L"),
+        (
+            ["SOLVER.REFERENCE_WORLD_SIZE", "3"],
+            "IMS_PER_BATCH 2 is no multiple of SOLVER.REFERENCE_WORLD_SIZE 3",
+        ),
         (["MODEL.WEIGHTS", "nowhere.pth"], "MODEL.WEIGHTS is nowhere.pth, which does not exist"),
     ],
 )
@@ -187,6 +191,7 @@ def test_images_are_checked_where_the_config_says(images):
     with registered(coco(), images) as name:
         (images / "1.png").unlink()
         data = ["DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", "()", "MODEL.RETINANET.NUM_CLASSES", "2"]
+        data += ["MODEL.PARAM_AP.CALIBRATE_ON", ""]
         file = get_config_file("shapes_retinanet_R_18_FPN.yaml")
         with pytest.raises(DatasetError, match="1.png does not exist"):
             check_config(read_config(file, data))

@@ -137,3 +137,20 @@ def test_the_second_file_failing_takes_the_first_away(tmp_path, monkeypatch):
     with pytest.raises(SplitError, match="cannot write .*b.json: No space left on device"):
         split_file(tmp_path / "all.json", tmp_path / "a.json", tmp_path / "b.json", 1)
     assert sorted(os.listdir(tmp_path)) == ["all.json"]
+
+
+@pytest.mark.parametrize(
+    "label", ["image {}".format, lambda k: 2**70 + k, lambda k: k / 2], ids=["text", "huge", "half"]
+)
+def test_ids_of_any_kind(label, tmp_path):
+    coco = {
+        "images": [{"id": label(k), "file_name": f"{k}.png", "width": 9, "height": 9} for k in range(6)],
+        "annotations": [
+            {"id": label(k), "image_id": label(k), "category_id": label(k % 2), "bbox": [1, 1, 3, 3]} for k in range(6)
+        ],
+        "categories": [{"id": label(k), "name": str(k)} for k in range(2)],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    parts = split_file(tmp_path / "a.json", tmp_path / "1.json", tmp_path / "2.json", 2)
+    assert [len(part["annotations"]) for part in parts] == [4, 2]
+    assert {a["category_id"] for a in parts[1]["annotations"]} == {label(0), label(1)}

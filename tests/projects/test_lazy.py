@@ -355,3 +355,10 @@ def test_interpolations_follow_options():
     assert cfg.lr_multiplier.max_iter == 77 and cfg.optimizer.params.base_lr == 0.5
     apply_options(cfg, ["dataloader.test.dataset.names=bccd_val"])
     assert OmegaConf.select(cfg, "dataloader.evaluator.dataset_name") == "bccd_val"
+
+
+def test_evaluator_and_test_images_are_of_one_data_set(tiny_datasets):
+    file = CONFIGS / "lazy" / "shapes_retinanet_R_18_FPN.py"
+    opts = ["dataloader.train.dataset.names=tiny_train", "dataloader.test.dataset.names=tiny_val"]
+    with pytest.raises(ConfigError, match="evaluator is of data set shapes_val, and dataloader.test gives"):
+        check_lazy_config(read_lazy_config(file, [*opts, "dataloader.evaluator.dataset_name=shapes_val"]))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,16 @@ if __name__ == "__main__":
     [
         (["--config-file", "nowhere.yaml"], "error: config file nowhere.yaml does not exist"),
         (
+            [
+                "--config-file",
+                CONFIGS / "shapes_retinanet_R_18_FPN.yaml",
+                "--eval-only",
+                "MODEL.WEIGHTS",
+                "nowhere.pth",
+            ],
+            "error: MODEL.WEIGHTS is no.pth, which does not exist",
+        ),
+        (
             ["--config-file", CONFIGS / "shapes_retinanet_R_18_FPN.yaml", "MODEL.PARAM_AP.LOSS", "nowhere.json"],
             "error: loss 'nowhere.json' is neither a preset",
         ),
@@ -97,3 +108,29 @@ if __name__ == "__main__":
 def test_bad_input_is_one_line(args, message):
     done = train(*args, code=2)
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_resumed_training_of_other_classes_changes_nothing(tmp_path, tiny):
+    """Seen before: freed memory written to, after which a spoilt model was saved or the process killed."""
+    start = ["--config-file", CONFIGS / "shapes_retinanet_R_18_FPN.yaml", "--resume", *tiny, "OUTPUT_DIR", tmp_path]
+    start += ["MODEL.PARAM_AP.FAST_CPU", "True", "MODEL.PARAM_AP.CALIBRATE_ON", "''", "DATASETS.TEST", "()"]
+    train(*start)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    folder = tmp_path / "data"
+    folder.mkdir()
+    listed = json.loads(Path(os.environ["PARAMAP_DATASETS"]).read_text())
+    one = json.loads((Path(os.environ["PARAMAP_DATASETS"]).parent / listed["tiny_train"]["json_file"]).read_text())
+    one["categories"] = one["categories"][:1]
+    one["annotations"] = [a for a in one["annotations"] if a["category_id"] == one["categories"][0]["id"]]
+    (folder / "one.json").write_text(json.dumps(one))
+    (folder / "list.json").write_text(
+        json.dumps({"one_class": {"json_file": "one.json", "image_root": listed["tiny_train"]["image_root"]}})
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARAMAP_DATASETS", str(folder / "list.json"))
+        opts = ["DATASETS.TRAIN", "('one_class',)", "MODEL.RETINANET.NUM_CLASSES", 1, "SOLVER.MAX_ITER", 4]
+        done = train(*start, *opts, code=2)
+    message = r"error: cannot go on from .*model_final.pth: head.cls_score.weight has the shape .*, and the config's"
+    assert re.search(message, done.stderr) and "Traceback" not in done.stderr
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}

@@ -5,6 +5,7 @@ Both hold plain values, to be sent to worker processes, and import Detectron2 on
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from detectron2.engine import DefaultTrainer, HookBase
     from omegaconf import DictConfig
 
+
+logger = logging.getLogger(__name__)
 
 Results = Mapping[str, Mapping[str, float]]
 """An evaluator's figures by task, such as ``{"bbox": {"AP": 31.2, …}}``."""
@@ -100,6 +103,7 @@ class YamlProxyConfig:
         check_config(cfg)
         if not cfg.DATASETS.TEST:
             raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
+        cfg = _of_a_proxy(cfg)
         if cfg.SOLVER.MAX_ITER < 1:
             raise UserError(f"SOLVER.MAX_ITER must be at least 1, not {cfg.SOLVER.MAX_ITER}")
         if cfg.PROXY.TRAINER:
@@ -131,8 +135,8 @@ class YamlProxyConfig:
         from paramap_d2.engine.cpu_speed import SameSizeBatches
 
         class ProxyTrainer(self.code.trainer(cfg.PROXY.TRAINER) if cfg.PROXY.TRAINER else Trainer):
-            def build_hooks(self) -> list[HookBase]:
-                return [hooks.LRScheduler()]
+            def build_hooks(self) -> list[HookBase | None]:
+                return [hooks.LRScheduler(), _precise_bn(self)]
 
             @classmethod
             def build_evaluator(cls, cfg: CfgNode, dataset_name: str, *args: Any, **options: Any) -> Any:
@@ -158,7 +162,7 @@ class YamlProxyConfig:
             def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
                 return list(islice(super().build_test_loader(cfg, dataset_name), 2))
 
-        return _of_first(Two.test(cfg, Two.build_model(cfg)), cfg)
+        return Two.test(cfg, Two.build_model(cfg))
 
     def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
         from detectron2.utils.env import seed_all_rng
@@ -177,7 +181,7 @@ class YamlProxyConfig:
             trainer.resume_or_load(resume=False)
 
             def evaluate() -> Results:
-                return _of_first(trainer.test(cfg, trainer.model), cfg)
+                return trainer.test(cfg, trainer.model)
 
             trainer.register_hooks([watch(evaluate)])
             trainer.train()
@@ -280,9 +284,39 @@ class LazyProxyConfig:
             return evaluate()
 
 
-def _of_first(results: Mapping[str, Any], cfg: CfgNode) -> Results:
-    """Of several data sets the figures of the first."""
-    return results.get(cfg.DATASETS.TEST[0], {}) if len(cfg.DATASETS.TEST) > 1 else results
+def _of_a_proxy(cfg: CfgNode) -> CfgNode:
+    """The config as one process trains and evaluates it for a fitness; what that changes is said."""
+    from detectron2.engine import DefaultTrainer
+
+    cfg = cfg.clone()
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE > 1:  # a trainer would do the same, and train longer than it was asked to
+        workers = cfg.SOLVER.REFERENCE_WORLD_SIZE
+        cfg = DefaultTrainer.auto_scale_workers(cfg, 1)
+        logger.warning(
+            "SOLVER.REFERENCE_WORLD_SIZE %d: a proxy is one process, and trains %d iterations of %d images",
+            workers,
+            cfg.SOLVER.MAX_ITER,
+            cfg.SOLVER.IMS_PER_BATCH,
+        )
+    if len(cfg.DATASETS.TEST) > 1:
+        first = cfg.DATASETS.TEST[0]
+        logger.warning("DATASETS.TEST names %d data sets: the fitness is of %s alone", len(cfg.DATASETS.TEST), first)
+        cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
+    if cfg.TEST.AUG.ENABLED:
+        logger.warning("TEST.AUG.ENABLED: the fitness is without test-time augmentation")
+        cfg.TEST.AUG.ENABLED = False
+    return cfg
+
+
+def _precise_bn(trainer: DefaultTrainer) -> HookBase | None:
+    """As DefaultTrainer's at the end of a training; a figure on the way is by the running statistics."""
+    from detectron2.engine import hooks
+    from fvcore.nn.precise_bn import get_bn_modules
+
+    cfg = trainer.cfg
+    if not cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(trainer.model):
+        return None
+    return hooks.PreciseBN(0, trainer.model, trainer.build_train_loader(cfg), cfg.TEST.PRECISE_BN.NUM_ITER)
 
 
 def _no_loss(config_file: str | os.PathLike[str], detector: str) -> UserError:

@@ -1,0 +1,45 @@
+"""Keys of Detectron2's own that a proxy cannot follow as they are: followed otherwise, and said."""
+
+import logging
+
+import pytest
+from detectron2.engine import hooks
+
+from paramap_d2.config import parse_config
+from paramap_d2.model_zoo import get_config_file
+from paramap_d2.search.proxies.config import read_proxy_config
+
+
+def read(config, tiny, *opts, caplog):
+    with caplog.at_level(logging.WARNING, "paramap_d2"):
+        proxy = read_proxy_config(get_config_file(config), [*tiny, *opts])
+    return proxy, parse_config(proxy.text)
+
+
+def test_the_first_of_two_data_sets(tiny, caplog):
+    both = ["DATASETS.TEST", "('tiny_val', 'tiny_train')"]
+    _, cfg = read("shapes_retinanet_R_18_FPN.yaml", tiny, *both, caplog=caplog)
+    assert cfg.DATASETS.TEST == ("tiny_val",)
+    assert "DATASETS.TEST names 2 data sets: the fitness is of tiny_val alone" in caplog.text
+
+
+def test_a_reference_world_size(tiny, caplog):
+    _, cfg = read("shapes_retinanet_R_18_FPN.yaml", tiny, "SOLVER.REFERENCE_WORLD_SIZE", "2", caplog=caplog)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE) == (4, 1, 1)
+    assert "REFERENCE_WORLD_SIZE 2: a proxy is one process, and trains 4 iterations of 1 images" in caplog.text
+
+
+def test_augmentation_of_tests(tiny, caplog):
+    _, cfg = read("shapes_faster_rcnn_R_18_FPN.yaml", tiny, "TEST.AUG.ENABLED", "True", caplog=caplog)
+    assert not cfg.TEST.AUG.ENABLED
+    assert "the fitness is without test-time augmentation" in caplog.text
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_precise_bn(tiny, caplog, enabled, tmp_path):
+    opts = ["TEST.PRECISE_BN.ENABLED", str(enabled), "MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", "0"]
+    proxy, cfg = read("shapes_retinanet_R_18_FPN.yaml", tiny, *opts, caplog=caplog)
+    assert not caplog.text
+    cfg.OUTPUT_DIR = str(tmp_path)
+    trainer = proxy._trainer(cfg)(cfg)
+    assert any(isinstance(hook, hooks.PreciseBN) for hook in trainer._hooks) == enabled
