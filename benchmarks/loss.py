@@ -1,8 +1,8 @@
-"""Speed and memory of the loss, against one sort of the same scores and against other ways to rank.
+"""Speed and memory of the loss, against focal loss with L1 or GIoU, one sort of the scores and other ways to rank.
 
 Prints a table; everything in it is measured in this one process, so its ratios hold whatever the machine is busy with.
 
-    python benchmarks/loss.py                                  # the two sizes of benchmarks/README.md
+    python benchmarks/loss.py                                  # the sizes of benchmarks/README.md
     python benchmarks/loss.py --samples 300000 --positives 800
     python benchmarks/loss.py --plot benchmarks/loss_scaling.png --json loss.json
 """
@@ -26,11 +26,13 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter; r
 import torch
 from torch import Tensor
 from torch._C._profiler import _EventType
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from paramap_d2.losses import ParameterizedAPLoss, PiecewiseLinear, load_loss
 
-SIZES = (100_000, 500), (2_000_000, 5_000)
+SIZES = (20_000, 100), (100_000, 500), (400_000, 1_000), (2_000_000, 5_000)
 PAIRS_AT_ONCE = 5_000_000
 """Pairs that the plain form holds at once; all 50 million of the first size would take some gigabytes."""
 
@@ -42,6 +44,11 @@ class Batch:
     targets: Tensor  # (N,)
     positives: Tensor  # (P,)
     positive_quality: Tensor  # (P,)
+    dense_targets: Tensor  # (N,) floats, as focal loss takes them
+    deltas: Tensor  # (P, 4)
+    target_deltas: Tensor  # (P, 4)
+    boxes: Tensor  # (P, 4)
+    target_boxes: Tensor  # (P, 4)
 
 
 def draw(samples: int, positives: int, situation: str, device: str) -> Batch:
@@ -60,10 +67,13 @@ def draw(samples: int, positives: int, situation: str, device: str) -> Batch:
     quality = torch.zeros(samples)
     quality[chosen] = torch.rand(positives, generator=generator)
     given = quality[chosen]
-    scores, quality, targets, chosen, given = (x.to(device) for x in (scores, quality, targets, chosen, given))
-    for leaf in (scores, quality, given):
+    deltas, target_deltas, low, target_low = torch.randn(4, positives, 4, generator=generator).div(8)
+    boxes, target_boxes = (torch.cat([x[:, :2], x[:, :2] + x[:, 2:].exp()], dim=1) for x in (low, target_low))
+    drawn = scores, quality, targets, chosen, given, targets.float(), deltas, target_deltas, boxes, target_boxes
+    batch = Batch(*(x.to(device) for x in drawn))
+    for leaf in (batch.scores, batch.quality, batch.positive_quality, batch.deltas, batch.boxes):
         leaf.requires_grad_()
-    return Batch(scores, quality, targets, chosen, given)
+    return batch
 
 
 # What is compared. Each runs forward and backward once.
@@ -80,6 +90,22 @@ def with_terms(loss_fn: ParameterizedAPLoss, batch: Batch) -> None:
     batch.scores.grad = batch.positive_quality.grad = None
     terms = loss_fn.terms(batch.scores, batch.positives, batch.positive_quality)
     (terms.ranking + terms.localization).backward()
+
+
+def focal_and_l1(_: ParameterizedAPLoss, batch: Batch) -> None:
+    """Detectron2's stock pair for RetinaNet, both sums over the number of positives."""
+    batch.scores.grad = batch.deltas.grad = None
+    box = F.smooth_l1_loss(batch.deltas, batch.target_deltas, beta=0.1, reduction="sum")
+    focal = sigmoid_focal_loss(batch.scores, batch.dense_targets, 0.25, 2.0, "sum")
+    (focal / len(batch.deltas) + box / len(batch.deltas)).backward()
+
+
+def focal_and_giou(_: ParameterizedAPLoss, batch: Batch) -> None:
+    """The same with a GIoU loss on decoded boxes (their decoding is not counted, nor that of this loss's)."""
+    batch.scores.grad = batch.boxes.grad = None
+    box = generalized_box_iou_loss(batch.boxes, batch.target_boxes, reduction="sum")
+    focal = sigmoid_focal_loss(batch.scores, batch.dense_targets, 0.25, 2.0, "sum")
+    (focal / len(batch.boxes) + box / len(batch.boxes)).backward()
 
 
 def plain_pairwise(loss_fn: ParameterizedAPLoss, batch: Batch) -> None:
@@ -154,6 +180,8 @@ def one_sort(_: ParameterizedAPLoss, batch: Batch) -> None:
 
 
 CONTENDERS = {
+    "focal + L1": focal_and_l1,
+    "focal + GIoU": focal_and_giou,
     "one torch.sort": one_sort,
     "this loss, forward()": with_forward,
     "this loss, terms()": with_terms,
@@ -241,6 +269,7 @@ def compare(samples: int, positives: int, situation: str, args: argparse.Namespa
                 "positives": positives,
                 "what": name,
                 "milliseconds": value * 1e3,
+                "times_focal_l1": value / times["focal + L1"],
                 "sorts": value / times["one torch.sort"],
                 "times_forward": value / times["this loss, forward()"],
                 "peak_bytes": peak,
@@ -253,11 +282,15 @@ def compare(samples: int, positives: int, situation: str, args: argparse.Namespa
 def show(rows: list[dict]) -> None:
     first = rows[0]
     print(f"\nN = {first['samples']:,}, P = {first['positives']:,}, {first['situation']}")
-    print(f"{'forward + backward':22} {'ms':>10} {'sorts':>8} {'x this loss':>12} {'peak MB':>8} {'B/sample':>9}")
+    print(
+        f"{'forward + backward':22} {'ms':>10} {'x focal + L1':>13} {'sorts':>8} {'x this loss':>12}"
+        f" {'peak MB':>8} {'B/sample':>9}"
+    )
     for row in rows:
         memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:8.1f} {row['bytes_a_sample']:9.1f}"
         print(
-            f"{row['what']:22} {row['milliseconds']:10.2f} {row['sorts']:8.2f} {row['times_forward']:12.2f} {memory}",
+            f"{row['what']:22} {row['milliseconds']:10.2f} {row['times_focal_l1']:13.2f}"
+            f" {row['sorts']:8.2f} {row['times_forward']:12.2f} {memory}",
             flush=True,
         )
 
@@ -275,7 +308,10 @@ def growth(args: argparse.Namespace) -> list[dict]:
     rows = []
     for axis, samples, positives in points:
         batch = draw(samples, positives, "early", args.device)
-        runs = {name: partial(CONTENDERS[name], loss_fn, batch) for name in ("one torch.sort", "this loss, terms()")}
+        runs = {
+            name: partial(CONTENDERS[name], loss_fn, batch)
+            for name in ("focal + L1", "one torch.sort", "this loss, terms()")
+        }
         times = seconds(runs, 3, args)
         if samples * positives <= 10**8:
             times |= seconds({"plain pairwise form": partial(plain_pairwise, loss_fn, batch)}, 1, args)

@@ -17,8 +17,11 @@ CHUNK = 2**16
 CELLS_PER_EDGE = 16
 """Cells of the grid for every edge: a larger table, against fewer samples that are searched for."""
 
-TABLE_PAYS = 2
-"""Samples for every edge from which on a table is made sooner than the samples are searched for one by one."""
+FEW = 2**12
+"""So many samples are searched for one by one sooner than a table is made; and so are half as many as edges."""
+
+CELLS_PER_SAMPLE = 4
+"""More would cost more to make than they save."""
 
 MAX_CELLS = 2**22
 """float32 counts so far without rounding."""
@@ -41,24 +44,24 @@ def fill_buckets(scores: Tensor, edge: Tensor, lower: Tensor) -> Filling:
     """
     if edge.device.type != "cpu":  # no table: the search is fast there, and the samples in doubt would be waited for
         bucket = search(scores, edge)
-        filled = torch.zeros(2, len(lower), dtype=torch.float64, device=edge.device)
-        filled[0].index_add_(0, bucket, filled.new_ones(()).expand(len(bucket)))
+        filled = torch.zeros(2, lower.numel(), dtype=torch.float64, device=edge.device)
+        filled[0].index_add_(0, bucket, filled.new_ones(()).expand(bucket.numel()))
         filled[1].index_add_(0, bucket, lower.index_select(0, bucket).add_(scores))
         return Filling(bucket, *filled)
-    if len(scores) <= TABLE_PAYS * len(edge):
+    if scores.numel() <= max(FEW, edge.numel() // 2):
         bucket = search(scores, edge)
-        return Filling(bucket, *_filled(bucket, lower.index_select(0, bucket).add_(scores), len(lower)))
-    table = _Table(edge, lower, scores.dtype)
+        return Filling(bucket, *_filled(bucket, lower.index_select(0, bucket).add_(scores), lower.numel()))
+    table = _Table(edge, lower, scores)
     step = CHUNK * torch.get_num_threads()  # a small chunk for each thread would be spent waiting for the others
-    if len(scores) <= step:
+    if scores.numel() <= step:
         bucket, distance = table.look_up(scores)
-        return Filling(bucket, *_filled(bucket, distance, len(lower)))
-    bucket = torch.empty(len(scores), dtype=torch.int32)
-    count, distance = torch.zeros(2, len(lower), dtype=torch.float64)
+        return Filling(bucket, *_filled(bucket, distance, lower.numel()))
+    bucket = torch.empty(scores.numel(), dtype=torch.int32)
+    count, distance = torch.zeros(2, lower.numel(), dtype=torch.float64)
     for part, place in zip(scores.split(step), bucket.split(step), strict=True):
         found, far = table.look_up(part)
         place.copy_(found)
-        for total, of_part in zip((count, distance), _filled(found, far, len(lower)), strict=True):
+        for total, of_part in zip((count, distance), _filled(found, far, lower.numel()), strict=True):
             total += of_part
     return Filling(bucket, count, distance)
 
@@ -74,16 +77,16 @@ def _filled(bucket: Tensor, distance: Tensor, buckets: int) -> tuple[Tensor, Ten
 
 
 class _Table:
-    def __init__(self, edge: Tensor, lower: Tensor, dtype: torch.dtype):
+    def __init__(self, edge: Tensor, lower: Tensor, scores: Tensor):
         self.edge, self.lower = edge, lower
         first, last = float(edge[0]), float(edge[-1])
-        cells = min(CELLS_PER_EDGE * len(edge), MAX_CELLS)
+        cells = min(CELLS_PER_EDGE * edge.numel(), CELLS_PER_SAMPLE * scores.numel(), MAX_CELLS)
         self.scale = cells / (last - first)
         self.origin = first - 1 / self.scale
         self.last_cell = cells + 2
         # A cell number falls with the score (each operation rounds to nearest, so none can swap two scores), hence all
         # edges in lower cells lie above a score.
-        cell = edge.to(dtype).sub(self.origin).mul_(self.scale).int()
+        cell = edge.to(scores.dtype).sub(self.origin).mul_(self.scale).int()
         self.above = torch.bincount(cell + 1, minlength=cells + 4).cumsum(0, dtype=torch.int32)
 
     def look_up(self, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -132,20 +132,20 @@ class ParameterizedAPLoss(nn.Module):
         scores = scores.to(scores.dtype if scores.dtype == torch.float64 else torch.float32)
         samples = scores.detach()
         anchor = samples.index_select(0, positives).double()
-        peak = samples.amax() if len(samples) else samples.new_full((), -torch.inf)
-        lowest = anchor.amin() if len(anchor) else anchor.new_full((), torch.inf)
+        peak = samples.amax() if samples.numel() else samples.new_full((), -torch.inf)
+        lowest = anchor.amin() if anchor.numel() else anchor.new_full((), torch.inf)
         if negative_quality is not None:
             probe = negative_quality.detach().sum()
             peak = peak + (probe - probe)  # NaN where one is no finite number
         batch = None
         if self.global_batch and torch.is_grad_enabled() and several_processes():
-            batch = GlobalBatch(len(anchor), torch.stack([peak.double(), lowest]))
+            batch = GlobalBatch(anchor.numel(), torch.stack([peak.double(), lowest]))
             peak, lowest = batch.facts[:, 0].amax(), batch.facts[:, 1].amin()
-        if (len(anchor) if batch is None else batch.positives) == 0:
+        if (anchor.numel() if batch is None else batch.positives) == 0:
             nothing = scores[:0].sum() + quality[:0].sum().to(scores.dtype)
             return APLossTerms(_nan_unless(peak < torch.inf, nothing), nothing.detach())
 
-        if self.top_k is not None and self.top_k < len(samples):
+        if self.top_k is not None and self.top_k < samples.numel():
             samples = samples.masked_fill(~_highest(samples, self.top_k), -torch.inf)
         exact, sane = self._linear, None
         if exact and peak.device.type == "cpu":
@@ -246,7 +246,7 @@ class _APLoss(torch.autograd.Function):
     def forward(ctx, scores, quality, negative_quality, samples, anchor, rated, path, batch, loss):
         q = quality if negative_quality is None else torch.cat([quality, negative_quality])
         (extra, *own), ctx.slopes_of_quality = loss._of_qualities(q.double())
-        weight, gain = (row[: len(anchor)] for row in own)
+        weight, gain = (row[: anchor.numel()] for row in own)
         if batch is not None:
             anchor, weight, gain = batch.gather(torch.stack([anchor, weight, gain]))
         ranking = loss.functions["rank_numerator"], loss.functions["rank_denominator"]
@@ -260,11 +260,11 @@ class _APLoss(torch.autograd.Function):
         ctx.quotient = numerator / denominator
         ctx.to_numerator = weight / denominator
         ctx.own = slice(None) if batch is None else batch.own
-        ctx.factor = (1 if batch is None else batch.processes) / len(anchor)
+        ctx.factor = (1 if batch is None else batch.processes) / anchor.numel()
         ctx.block_gradient, ctx.grad_scale = loss.block_gradient, loss.grad_scale
         ctx.dtypes = quality.dtype, None if negative_quality is None else negative_quality.dtype
         ctx.save_for_backward(rated)
-        return (weight.dot(ctx.quotient) / len(anchor)).to(scores.dtype), gain.mean().to(scores.dtype)
+        return (weight.dot(ctx.quotient) / anchor.numel()).to(scores.dtype), gain.mean().to(scores.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -279,7 +279,7 @@ class _APLoss(torch.autograd.Function):
         # added before they are rounded to the scores' type.
         own, of_sample, of_weight, of_gain = ctx.own, *ctx.slopes_of_quality
         quotient = ctx.quotient[own]
-        positives = len(quotient)
+        positives = quotient.numel()
         for of_sum, slope in zip(grads, ctx.slopes, strict=False):
             of_rated[:positives].addcmul_(of_sum[own], slope[own], value=-1)
         grad.index_copy_(0, rated, of_rated.to(grad.dtype))

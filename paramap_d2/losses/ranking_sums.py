@@ -27,6 +27,9 @@ SCORE_LIMIT = 2.0**24
 EMPTY_GAP = 2.5
 """Between edges further apart than this lies no anchor's window, which is 2 wide."""
 
+MANY_ANCHORS = 256
+"""From here on it pays to sort them before their edges."""
+
 
 class _Breakpoints(NamedTuple):
     """Numerator (row 0) and denominator (row 1) over the union of their M breakpoints, all float64."""
@@ -77,8 +80,9 @@ class BucketSums:
         base_weight: float,
     ):
         at, change, self._minus_change, (low, high) = _breakpoints(numerator, denominator, scores.device)
-        # Laid out as M ascending runs, which a merging sort joins in a third of the time.
-        anchor, self._of_anchor = torch.sort(anchor, descending=True)
+        self._of_anchor = None
+        if anchor.numel() > MANY_ANCHORS:  # M ascending runs, which a merging sort joins in a third of the time
+            anchor, self._of_anchor = torch.sort(anchor, descending=True)
         edge, self._order = torch.sort((at - anchor).flatten())  # the negatives of the edges: the highest first
         ends = torch.cat([low, edge, high])
         self._lower = ends[1:]
@@ -101,19 +105,22 @@ class BucketSums:
         if base_weight != 1:
             filled[:, 0] *= base_weight
         filled[:, 0].index_add_(1, self._rated_bucket, torch.stack([extra * self._rated_distance, extra]))
-        far, number = filled
+        far, number = filled[0], filled[1]
         number.cumsum_(1)
         far.masked_fill_(self._outside, 0.0)[:, 1:].addcmul_(number[:, :-1], self._width[1:])
         far.cumsum_(1)
         above = torch.empty_like(filled[..., :-1]).index_copy_(2, self._order, filled[..., :-1])
-        result = above.unflatten(2, (-1, len(anchor))).mul_(change).sum(2)
-        self.sums, self.slopes = torch.empty_like(result).index_copy_(2, self._of_anchor, result)
+        result = above.unflatten(2, (-1, anchor.numel())).mul_(change).sum(2)
+        if self._of_anchor is not None:
+            result = torch.empty_like(result).index_copy_(2, self._of_anchor, result)
+        self.sums, self.slopes = result[0], result[1]
 
     def _slope_tables(self, grads: Tensor) -> Tensor:
         """(rows, A) g to (rows, B + 1): Σ_i g_i f'(s − a_i) for s in every bucket."""
-        changes = self._minus_change[: len(grads)] * grads.index_select(1, self._of_anchor)[:, None]
+        in_order = grads if self._of_anchor is None else grads.index_select(1, self._of_anchor)
+        changes = self._minus_change[: grads.shape[0]] * in_order[:, None]
         # All changes of a function add up to 0: what is below is what is above with its sign turned.
-        table = grads.new_zeros(len(grads), len(self._lower))
+        table = grads.new_zeros(grads.shape[0], self._lower.numel())
         torch.cumsum(changes.flatten(1).index_select(1, self._order), 1, out=table[:, 1:])
         return table.masked_fill_(self._outside, 0.0)
 
@@ -129,7 +136,7 @@ class BucketSums:
         """
         tables = self._slope_tables(grads)
         plain = tables[0] if self._base_weight == 1 else self._base_weight * tables[0]
-        if len(tables) > 1:
+        if tables.shape[0] > 1:
             plain = plain + tables[1]
         grad = plain.to(self._like.dtype).index_select(0, self._bucket)
         if self._kept is not None:
@@ -148,4 +155,4 @@ def _worth_looking_up(scores: Tensor, last: Tensor) -> Tensor | None:
     if scores.device.type != "cpu":
         return None
     above = scores >= -float(last)
-    return above.nonzero().squeeze(1) if 2 * int(above.count_nonzero()) < len(scores) else None
+    return above.nonzero().squeeze(1) if 2 * int(above.count_nonzero()) < scores.numel() else None

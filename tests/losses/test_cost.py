@@ -67,14 +67,16 @@ def test_a_positive_costs_the_same_whatever_the_number_of_samples(way):
 def test_the_number_of_operations_grows_neither_with_samples_nor_with_positives(way):
     base = count(way, 5000, 50).operations
     assert count(way, CHUNK, 50).operations == base
-    assert count(way, CHUNK, 500).operations == base
+    assert count(way, CHUNK, 500).operations <= base + 10
     chunks = 4
     assert count(way, chunks * CHUNK, 50).operations - base <= 25 * (chunks - 1)
 
 
-@pytest.mark.parametrize(("way", "limit"), [(with_terms, 100), (with_forward, 118)])
-def test_late_in_training_the_cost_is_a_fixed_number_of_small_operations(way, limit):
-    assert count(way, 100_000, 500, "late").operations <= limit
+@pytest.mark.parametrize(("way", "limit"), [(with_terms, 120), (with_forward, 140)])
+@pytest.mark.parametrize("situation", ["early", "late"])
+@pytest.mark.parametrize(("samples", "positives"), [(20_000, 100), (65_000, 500)])
+def test_the_fixed_cost_is_few_small_operations(samples, positives, situation, way, limit):
+    assert count(way, samples, positives, situation).operations <= limit
 
 
 @WAYS
