@@ -1,18 +1,30 @@
+import itertools
+import math
 import statistics
 from random import Random
 
 import fake_proxies
+import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from paramap_d2.search.algorithms import build_algorithm
 from paramap_d2.search.confirmation import (
+    MOST_SEEDS,
+    SEEDS_FROM,
+    confirmation_seed,
+    half_width,
     handed_over,
+    starting_loss,
     verdict,
+    verdict_text,
 )
 from paramap_d2.search.evolution import Schedule, evolve
 from paramap_d2.search.executors.local import InlineExecutor
 from paramap_d2.search.proxies.proxy import Outcome
-from paramap_d2.search.store import CONFIRM, FINISHED, Store
+from paramap_d2.search.store import CONFIRM, FINAL, FINISHED, INTERRUPTED, Evaluation, Store
 
 GENES = 4
 START = [0.2] * GENES
@@ -53,3 +65,190 @@ def test_the_centre_is_confirmed_against_the_start_on_seeds_that_nothing_else_ha
     best = handed_over(evaluations, settings)
     assert best.genome == (centre if found.passed else START)
     assert best.mean == (means[0] if found.passed else means[1])
+
+
+def story(evaluations):
+    return [(e.stage, e.generation, e.position, e.genome, e.seed, e.planned, e.status, e.fitness) for e in evaluations]
+
+
+@pytest.mark.parametrize("more", [{}, {"final_iterations": 300, "repeats": 2}])
+@pytest.mark.parametrize("before_end", [1, 4, 6])
+def test_cut_off_in_its_midst_it_goes_on_to_the_same_end(tmp_path, before_end, more):
+    whole, settings, _ = search(tmp_path / "whole", **more)
+    calls = itertools.count()
+
+    class Killed(BaseException):
+        pass
+
+    def cut_off(task):
+        if next(calls) == len(whole) - before_end:
+            raise Killed
+        return noisy(task)
+
+    with pytest.raises(Killed):
+        search(tmp_path / "cut", cut_off, **more)
+    with Store(tmp_path / "cut" / "search.db") as store:  # best.json is of the search alone until it is confirmed
+        assert verdict(store.evaluations(), store.settings()) is None
+    made = []
+
+    def counted(task):
+        made.append(task)
+        return noisy(task)
+
+    again, settings_again, _ = search(tmp_path / "cut", counted, **more)
+    assert story(again) == story(whole) and settings_again["confirmation"] == settings["confirmation"]
+    assert len(made) == before_end and {task.stage for task in made} == {CONFIRM}
+
+
+def test_more_seeds_may_be_added_and_repeat_nothing(tmp_path):
+    search(tmp_path / "out")
+    made = []
+
+    def counted(task):
+        made.append((task.stage, task.seed))
+        return noisy(task)
+
+    evaluations, settings, _ = search(tmp_path / "out", counted, confirm=5)
+    assert made == [(CONFIRM, confirmation_seed(5, number)) for number in (3, 3, 4, 4)]
+    assert len(verdict(evaluations, settings).of_start) == 5
+    assert story(evaluations) == story(search(tmp_path / "once", confirm=5)[0])
+
+
+def test_a_search_that_goes_on_is_confirmed_anew(tmp_path):
+    search(tmp_path / "out", generations=2)
+    evaluations, settings, centre = search(tmp_path / "out", generations=5)
+    found = verdict(evaluations, settings)
+    assert found.challenger == centre and len(found.of_start) == len(found.of_challenger) == 3
+    assert len(confirming(evaluations)) == 9  # the start's are not made again
+
+
+def test_with_final_trainings_the_best_finalist_challenges_at_their_length(tmp_path):
+    def proxy(task):
+        outcome = noisy(task)
+        if task.iterations:  # the centre's place is the last
+            outcome.fitness = 100.0 - 10 * task.position - task.generation
+        return outcome
+
+    evaluations, settings, centre = search(tmp_path / "out", proxy, final_iterations=300, finalists=8)
+    finals = [e for e in evaluations if e.stage == FINAL]
+    assert centre in [e.genome for e in finals] and len({tuple(e.genome) for e in finals}) == 8
+    best = max(finals, key=lambda e: e.fitness)
+    found = verdict(evaluations, settings)
+    assert found.challenger == best.genome != centre and found.role == "best finalist"
+    assert {e.planned for e in confirming(evaluations)} == {300}
+
+
+def test_the_centre_may_be_the_best_finalist(tmp_path):
+    def proxy(task):
+        outcome = noisy(task)
+        asked = task.generation < 3 or task.position < 7  # eight less the elite are asked for
+        return outcome if asked or not task.iterations else Outcome(FINISHED, 500.0, planned=task.iterations)
+
+    evaluations, settings, centre = search(tmp_path / "out", proxy, final_iterations=300)
+    assert verdict(evaluations, settings).challenger == centre
+    assert handed_over(evaluations, settings).mean == 500.0
+
+
+def test_none_is_asked_for_or_none_is_worth_it(tmp_path):
+    evaluations, settings, _ = search(tmp_path / "none", confirm=0)
+    assert verdict(evaluations, settings) is None and not confirming(evaluations)
+    assert handed_over(evaluations, settings).mean == max(e.fitness for e in evaluations)
+
+    def best_at_start(task):
+        return Outcome(FINISHED, 50.0 if task.genome == START else 1.0)
+
+    evaluations, settings, _ = search(tmp_path / "start", best_at_start, generations=1)
+    found = verdict(evaluations, settings)  # the best eighth of eight is the start itself
+    assert found.challenger == found.start == START and not confirming(evaluations) and not found.passed
+    assert handed_over(evaluations, settings).genome == START
+    assert verdict_text(found, "AP") == "start handed over: the centre is the loss that the search began with"
+
+
+def test_what_fails(tmp_path):
+    def machine(task):
+        return Outcome("failed", error="killed") if task.stage == CONFIRM else noisy(task)
+
+    evaluations, settings, _ = search(tmp_path / "machine", machine)
+    found = verdict(evaluations, settings)
+    assert found.gain is None and not found.passed and handed_over(evaluations, settings).genome == START
+    assert verdict_text(found, "AP") == "start handed over: confirming trainings failed"
+
+    def diverging(task):
+        last = task.stage == CONFIRM and task.seed == confirmation_seed(5, 2) and task.genome != START
+        return Outcome("diverged", planned=task.iterations) if last else noisy(task)
+
+    one, settings, _ = search(tmp_path / "diverging", diverging)
+    calm = verdict(*search(tmp_path / "calm")[:2])
+    found = verdict(one, settings)
+    assert found.gain < calm.gain - 20 and not found.passed  # it counts as 0
+    assert found.interval[1] - found.interval[0] > 20 * (calm.interval[1] - calm.interval[0])
+
+
+def rows(challenger, start):
+    def of(genome, values):
+        return [Evaluation(0, 0, genome, confirmation_seed(0, s), FINISHED, v, stage=CONFIRM) for s, v in values]
+
+    return [*of([0.5], enumerate(challenger)), *of([0.1], enumerate(start))]
+
+
+def named(seeds):
+    return {"confirmation": dict(challenger=[0.5], start=[0.1], role="centre", seeds=seeds, iterations=None)}
+
+
+def test_the_text_tells_which_and_the_gain_with_its_interval():
+    found = verdict(rows([28, 29, 30], [26, 27, 28]), named(3))
+    # Student's t with 4 degrees of freedom, 2.776, times √(1/3 + 1/3)
+    assert found.interval == pytest.approx((2 - 2.2668, 2 + 2.2668), abs=1e-3)
+    assert verdict_text(found, "AP50") == (
+        "challenger handed over: challenger (centre) − start +2.00 AP50, 95 % interval −0.27 to +4.27 "
+        "(29.00 and 27.00 from 3 fresh seeds)"
+    )
+    worse = verdict(rows([25], [26]), named(1))
+    assert verdict_text(worse, "AP") == (
+        "start handed over: challenger (centre) − start −1.00 AP (25.00 and 26.00 from 1 fresh seed)"
+    )
+    assert not verdict(rows([26, 26], [26, 26]), named(2)).passed  # no gain is none
+
+
+@pytest.mark.parametrize("missing", [0, 3])
+def test_there_is_no_verdict_before_all_seeds_have_ended(missing):
+    found = rows([28, 29, 30], [26, 27, 28])
+    assert verdict(found[:missing] + found[missing + 1 :], named(3)) is None
+    cut_off = Evaluation(0, 0, [0.5], confirmation_seed(0, 3), INTERRUPTED, 0.0, stage=CONFIRM)
+    assert verdict([*found, cut_off], named(4)) is None and verdict([*found, cut_off], named(3)) is not None
+
+
+values = st.lists(st.floats(0, 60), min_size=2, max_size=6)
+
+
+@given(values, values)
+def test_the_interval_is_welchs(first, second):
+    half = half_width(first, second)
+    if numpy.var(first) + numpy.var(second) < 1e-9:
+        assert half < 1e-3
+        return
+    low, high = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    assert half == pytest.approx((high - low) / 2, rel=1e-6)
+
+
+def test_no_interval_from_two_values():
+    assert half_width([30.0], [20.0]) is None
+    # One value has the other's noise: 12.706 (one degree of freedom) times √(0.5 + 0.5/2)
+    assert half_width([30.0], [20.0, 21.0]) == pytest.approx(12.706 * math.sqrt(0.75), abs=1e-3)
+
+
+@given(st.integers(0, 10**6 - 1), st.integers(0, 10**6 - 1), st.integers(0, MOST_SEEDS - 1), st.integers(0, 999))
+def test_no_two_searches_share_a_seed_and_all_fit_numpys(one, other, number, another):
+    seed = confirmation_seed(one, number)
+    assert SEEDS_FROM <= seed < 2**32
+    assert (seed == confirmation_seed(other, another)) == ((one, number) == (other, another))
+
+
+def test_the_start_is_the_best_of_the_initial_losses_by_its_means():
+    def proxy(genome, fitness, seed=0):
+        return Evaluation(0, 0, genome, seed, FINISHED, fitness)
+
+    done = [proxy([0.1], 30.0), proxy([0.1], 20.0, 1), proxy([0.2], 26.0), proxy([0.3], 40.0)]
+    assert starting_loss([[0.1], [0.2]], done) == [0.2]
+    assert starting_loss([[0.1000000001], [0.9]], done) == [0.1]  # as it was asked for
+    assert starting_loss([[0.8], [0.9]], done) == [0.8]  # none was evaluated, as of ppo
