@@ -156,6 +156,12 @@ def build_parser() -> CommandParser:
         help="at the end train what was found and what the search began with from N fresh seeds each, and hand over "
         "the better (default 3; 0 for the highest seen, unconfirmed)",
     )
+    p.add_argument(
+        "--checkpoint-proxies",
+        type=at_least(1),
+        metavar="N",
+        help="keep a proxy's state every N iterations, for the next try to go on from (default: not)",
+    )
     p.add_argument("--timeout", type=positive, metavar="S", help="seconds a proxy may take (default: no limit)")
     p.add_config_options("config options of the proxies; of a LazyConfig key=value")
     return p

@@ -52,6 +52,7 @@ class SearchOptions:
     confirm: int = 3
     threads: int | None = None
     hours: float | None = None
+    checkpoint_proxies: int | None = None
     env: Sequence[str] = ()
     ray_address: str | None = None
     cpus_per_proxy: float | None = None

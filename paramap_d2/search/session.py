@@ -100,7 +100,7 @@ def run_search(options: SearchOptions) -> Candidate:
             _only_one(folder, options.resume),
             open_store(folder, settings, kept, options.resume, options.accept_changes, config.defaults) as store,
         ):
-            proxy = Proxy(config, space, options.metric, str(folder / "evaluations"))
+            proxy = Proxy(config, space, options.metric, str(folder / "evaluations"), options.checkpoint_proxies)
             return _run(options, folder, space, algorithm, schedule, proxy, executor, store)
     finally:
         executor.close()
@@ -108,7 +108,9 @@ def run_search(options: SearchOptions) -> Candidate:
 
 def _schedule(options: SearchOptions) -> Schedule:
     at_least = {"seed": 0, "retries": 0}
-    at_least |= dict.fromkeys(("threads", "generations", "evaluations", "reevaluate", "final_iters", "finalists"), 1)
+    at_least |= dict.fromkeys(
+        ("threads", "checkpoint_proxies", "generations", "evaluations", "reevaluate", "final_iters", "finalists"), 1
+    )
     for name, least in at_least.items():
         value = getattr(options, name)
         if value is not None and value < least:

@@ -54,7 +54,8 @@ class ProxyConfig(Protocol):
         """Train from the seed with a loss file, without checkpoints or events; the figures on the test data.
 
         Args:
-            watch: makes a hook of the training, which it gives a function that evaluates the model as it is.
+            watch: makes a hook of the training, which it gives a function that evaluates the model as it is; the hook's
+                ``start`` says where the training begins.
             iterations: instead of the config's own.
         """
         ...
@@ -183,7 +184,9 @@ class YamlProxyConfig:
             def evaluate() -> Results:
                 return trainer.test(cfg, trainer.model)
 
-            trainer.register_hooks([watch(evaluate)])
+            hook = watch(evaluate)
+            trainer.register_hooks([hook])
+            trainer.start_iter = hook.start(trainer, cfg.DATALOADER.NUM_WORKERS == 0)
             trainer.train()
             return evaluate()
 
@@ -279,8 +282,10 @@ class LazyProxyConfig:
                 batch = lazy_config.OmegaConf.select(cfg, "dataloader.train.total_batch_size") or 1
                 return lazy_training.evaluate(cfg, trainer.model, batch if cfg.train.fast_cpu else None)
 
-            trainer.register_hooks([watch(evaluate)])
-            trainer.train(0, cfg.train.max_iter)
+            hook = watch(evaluate)
+            trainer.register_hooks([hook])
+            in_process = lazy_config.OmegaConf.select(cfg, "dataloader.train.num_workers") == 0
+            trainer.train(hook.start(trainer, in_process), cfg.train.max_iter)
             return evaluate()
 
 

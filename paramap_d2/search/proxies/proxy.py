@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import logging
 import math
 import os
@@ -17,14 +19,15 @@ from typing import TYPE_CHECKING
 
 from paramap_d2.search.space import Genome, SearchSpace
 from paramap_d2.search.stopping import Checkpoint
-from paramap_d2.search.store import DIVERGED, FAILED, FINISHED, MEMORY, NO_DETECTIONS, OTHER, SEARCH, STOPPED
+from paramap_d2.search.store import DIVERGED, FAILED, FINISHED, LOSS, MEMORY, NO_DETECTIONS, OTHER, SEARCH, STOPPED
 
+from .checkpoint import Checkpoint as TrainingState
 from .config import ProxyConfig, Results
 from .failures import cause_of, first_line
 from .versions import versions
 
 if TYPE_CHECKING:
-    from detectron2.engine import HookBase
+    from detectron2.engine import HookBase, TrainerBase
 
 STUCK_MARGIN, STUCK_ITERATIONS = 1e-6, 50
 """The paper's rule: a loss within this distance of 1 for more than this many iterations learns nothing. A detector with
@@ -92,12 +95,15 @@ class Proxy:
         space: how genomes decode.
         metric: figure of the evaluator that is the fitness, such as ``AP`` or ``AP50`` (percent, task ``bbox``).
         folder: where each evaluation gets a folder of its own, for its loss file and log.
+        checkpoint_every: iterations after which a training's state is kept, for the next try to go on from; None for
+            none.
     """
 
     config: ProxyConfig
     space: SearchSpace
     metric: str
     folder: str
+    checkpoint_every: int | None = None
 
     def __call__(self, task: Task) -> Outcome:
         folder = self._folder_of(task)
@@ -116,10 +122,20 @@ class Proxy:
                 traceback.print_exc()
                 self._failed(outcome, error, hooks)
         outcome.seconds = time.perf_counter() - begin
+        checkpoint = self._checkpoint(task)
+        if checkpoint is not None and (outcome.status != FAILED or outcome.cause == LOSS):
+            checkpoint.remove()
         if outcome.status not in (FINISHED, STOPPED):
             outcome.fitness = 0.0
             outcome.log = tail(log_path)
         return outcome
+
+    def _checkpoint(self, task: Task) -> TrainingState | None:
+        if self.checkpoint_every is None:
+            return None
+        what = [task.genome, task.seed, task.iterations, dict(self.config.settings)]
+        identity = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        return TrainingState(self._folder_of(task) / "checkpoint.pth", self.checkpoint_every, identity)
 
     def log(self, task: Task) -> Path:
         """Where a task's output goes, each attempt's to a file of its own."""
@@ -144,7 +160,8 @@ class Proxy:
         save_loss(loss_file, self.space.decode(task.genome), {"genome": task.genome, "seed": task.seed})
 
         def watch(evaluate: Callable[[], Results]) -> HookBase:
-            hooks.append(_watch(task, outcome, self.metric, lambda: self._fitness(evaluate(), outcome)))
+            fitness = lambda: self._fitness(evaluate(), outcome)  # noqa: E731
+            hooks.append(_watch(task, outcome, self.metric, fitness, self._checkpoint(task)))
             return hooks[-1]
 
         results = self.config.train(loss_file, folder, task.seed, watch, task.iterations)
@@ -163,7 +180,9 @@ class Proxy:
         return figures.get(f"bbox/{self.metric}", math.nan)
 
 
-def _watch(task: Task, outcome: Outcome, metric: str, fitness: Callable[[], float]) -> HookBase:
+def _watch(
+    task: Task, outcome: Outcome, metric: str, fitness: Callable[[], float], state: TrainingState | None
+) -> HookBase:
     """The hook of a proxy training; its class is made late because it needs Detectron2.
 
     Args:
@@ -176,8 +195,19 @@ def _watch(task: Task, outcome: Outcome, metric: str, fitness: Callable[[], floa
         """Ends a training whose losses stay at 1 or that is hopeless, counts its iterations and leaves the loss curve
         in the log."""
 
+        stuck = 0
+
+        def start(self, trainer: TrainerBase, loader_in_process: bool) -> int:
+            """The iteration to begin with, where an earlier try left off; the trainer is put there."""
+            if state is None:
+                return 0
+            first, kept = state.load(trainer, loader_in_process)
+            if first:
+                self.stuck, outcome.curve = kept["stuck"], kept["curve"]
+                logging.getLogger("paramap_d2").info("going on from iteration %d", first)
+            return first
+
         def before_train(self) -> None:
-            self.stuck = 0
             outcome.planned = self.trainer.max_iter
             self.thresholds = {math.ceil(share * outcome.planned): least for share, least in task.checkpoints}
 
@@ -191,6 +221,8 @@ def _watch(task: Task, outcome: Outcome, metric: str, fitness: Callable[[], floa
             outcome.iterations = self.trainer.iter + 1
             if outcome.iterations in self.thresholds and outcome.iterations < outcome.planned:
                 self.check(self.thresholds[outcome.iterations])
+            if state is not None and outcome.iterations % state.every == 0 and outcome.iterations < outcome.planned:
+                state.save(self.trainer, {"stuck": self.stuck, "curve": outcome.curve})
 
         def not_finite(self) -> bool:
             model = getattr(self.trainer, "model", None)  # none before the training began
