@@ -73,11 +73,20 @@ def run(name: str, arguments: Sequence[str] | None = None) -> int:
     """
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     given = sys.argv[1:] if arguments is None else list(arguments)
-    # Of Detectron2's own code, at each import in each process. Here, since what an import set would be everybody's.
-    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
-    own = "ignore:`torch.jit.script` is deprecated:FutureWarning"
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [own, os.environ.get("PYTHONWARNINGS")]))
+    _without_warnings_of_others()
     return exit_status(lambda: module.main(given))
+
+
+def _without_warnings_of_others() -> None:
+    """Of what Detectron2's own code gives rise to, at each import in each process. Here, and not on import: a filter is
+    everybody's."""
+    for message, category in (
+        ("`torch.jit.script` is deprecated", FutureWarning),
+        ("pkg_resources is deprecated", UserWarning),
+    ):
+        warnings.filterwarnings("ignore", message=message, category=category)
+        own = f"ignore:{message}:{category.__name__}"
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [own, os.environ.get("PYTHONWARNINGS")]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

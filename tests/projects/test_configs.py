@@ -1,17 +1,16 @@
 """Every config of the project: it loads, its parts fit each other, and its detector can be built."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 from detectron2.config import instantiate
-from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 
 import paramap_d2.data  # noqa: F401
 import paramap_d2.modeling  # noqa: F401
-from paramap_d2.cli import evolve, split
 from paramap_d2.config import detector_heads, merge_options, read_config
 from paramap_d2.config import lazy as lazy_config
 from paramap_d2.engine.lazy import build_model as build_lazy_model
@@ -145,25 +144,29 @@ def test_lazy_configs_have_the_parameters_of_their_yaml(name):
     assert shapes[0] == shapes[1]
 
 
+SCRIPTS = {
+    "projects/ParamAP/train_net.py": "train",
+    "projects/ParamAP/lazyconfig_train_net.py": "train-lazy",
+    "tools/evolve.py": "evolve",
+    "tools/split_dataset.py": "split",
+}
+
+
 def readme_commands():
     text = (CONFIGS.parent / "README.md").read_text().replace("\\\n", " ")
-    return re.findall(r"^ {4}python (.+)$", text, re.MULTILINE)
+    return re.findall(r"^ {4}((?:python|paramap) .+)$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", readme_commands())
 def test_commands_of_the_readme_parse(command, monkeypatch):
-    script, *words = shlex.split(command)
-    assert (ROOT / script).is_file()
-    if script == "tools/split_dataset.py":
-        split.build_parser().parse_args(words)
-        return
-    if script == "tools/evolve.py":
-        args = evolve.build_parser().parse_args(words)
-    else:
-        args = default_argument_parser().parse_args(words)
+    program, name, *words = shlex.split(command)
+    command = name if program == "paramap" else SCRIPTS[name]
+    parser = importlib.import_module(f"paramap_d2.cli.{command.replace('-', '_')}").build_parser()
+    args = parser.parse_args(words)
     monkeypatch.chdir(ROOT)
-    read = lazy_config.read_lazy_config if args.config_file.endswith(".py") else read_config
-    read(args.config_file, args.opts)
+    if hasattr(args, "config_file"):
+        read = lazy_config.read_lazy_config if args.config_file.endswith(".py") else read_config
+        read(args.config_file, args.opts)
 
 
 def test_the_readme_names_every_recipe():
