@@ -40,7 +40,7 @@ DETECTRON2_REQUIRES = [
 
 EXTRAS = {
     "coco": ["faster-coco-eval>=1.6"],  # COCO's figures in a tenth of the time, beside a Detectron2 without a compiler
-    "detr": ["transformers>=5.2", "scipy"],
+    "detr": ["transformers>=5.2,<5.25", "scipy"],
     "masks": ["shapely"],  # cropping polygons
     "opencv": ["opencv-python-headless"],  # hue in colour distortion, drawing; not over a cv2 that is there
     "ray": ["ray"],
@@ -64,12 +64,12 @@ readme = Path(__file__).parent / "README.md"
 
 setup(
     name="paramap_d2",
-    version="0.1.0",
+    version="0.2.0",
     description="The searched Parameterized AP Loss for Detectron2",
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[*find_packages(include=["paramap_d2", "paramap_d2.*"]), "paramap_d2.project"],
     package_dir={"paramap_d2.project": "projects/ParamAP"},  # see paramap_d2.model_zoo.project_folder
     package_data={

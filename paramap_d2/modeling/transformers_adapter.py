@@ -11,20 +11,27 @@ from torch import Tensor, nn
 
 from paramap_d2.errors import UserError
 
+TESTED = (5, 2), (5, 24)
+"""The oldest and the newest minor version of transformers that Deformable DETR was tried with. Its inner parts, which
+this file uses, change between them without a word."""
+
 
 def check_detr_library() -> None:
-    """Whether the library that holds Deformable DETR's transformer can be imported.
+    """Whether the library that holds Deformable DETR's transformer can be imported, and is one that is known.
 
     Raises:
         UserError: says how to install it.
     """
+    low, high = (".".join(map(str, version)) for version in TESTED)
+    mend = "pip install 'paramap_d2[detr]'"
     try:
         import scipy.optimize  # noqa: F401  the matcher's
-        import transformers  # noqa: F401
+        import transformers
     except ImportError as error:
-        raise UserError(
-            f"Deformable DETR needs the packages transformers and scipy ({error}): pip install -e '.[detr]'"
-        ) from None
+        raise UserError(f"Deformable DETR needs the packages transformers and scipy ({error}): {mend}") from None
+    found = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if not TESTED[0] <= found <= TESTED[1]:
+        raise UserError(f"Deformable DETR needs transformers {low} to {high}, not {transformers.__version__}: {mend}")
 
 
 def build_matcher(class_weight: float, l1_weight: float, giou_weight: float) -> nn.Module:
