@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import html
-import io
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -19,12 +14,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from paramap_d2.errors import UserError
-from paramap_d2.files import write_whole
 from paramap_d2.losses import FUNCTION_NAMES, HeadLoss, PiecewiseLinear, RankingFunction
 from paramap_d2.search.candidates import leading_means
 from paramap_d2.search.space import SearchSpace
 from paramap_d2.search.store import CONFIRM, FAILURES, FINAL, FINISHED, INTERRUPTED, SEARCH, STOPPED, Evaluation
+
+from .drawing import LIGHT, PLACEHOLDERS, Palette, chart, inline_svg, save_figure
 
 MOST_LINES = 300
 """Parallel coordinates show this many of the best genomes; more are one grey mass and megabytes."""
@@ -37,76 +32,6 @@ _ARGUMENTS = {
     "rank_denominator": "score difference",
 }
 _OF_DIFFERENCE = ("rank_numerator", "rank_denominator")
-
-
-@dataclass(frozen=True)
-class Palette:
-    """Colours of a picture, as #rrggbb. The hues are Okabe and Ito's, apart for every kind of colour vision."""
-
-    page: str
-    ink: str
-    muted: str
-    grid: str
-    curve: str
-    best: str
-    failure: str
-    ramp: tuple[str, ...]  # from first or lowest, near the background's lightness, to last or highest
-
-    def names(self) -> list[tuple[str, str]]:
-        """(name, colour) of each, those of the ramp as ramp0, ramp1, …"""
-        plain = [(f.name, value) for f, value in zip(fields(self), astuple(self), strict=True) if f.name != "ramp"]
-        return plain + [(f"ramp{i}", colour) for i, colour in enumerate(self.ramp)]
-
-    def of(self, fraction: float) -> str:
-        """The ramp's colour at 0 … 1."""
-        return self.ramp[min(int(fraction * len(self.ramp)), len(self.ramp) - 1)]
-
-    def rc(self, size: float) -> dict[str, Any]:
-        """Matplotlib's settings for pictures in these colours, with letters of ``size`` points."""
-        return {
-            "font.family": "sans-serif",
-            "font.sans-serif": ["DejaVu Sans"],  # Matplotlib brings it
-            "font.size": size,
-            "axes.titlesize": size,
-            "axes.titleweight": "bold",
-            "text.color": self.ink,
-            "text.parse_math": False,
-            "axes.edgecolor": self.muted,
-            "axes.labelcolor": self.ink,
-            "axes.titlecolor": self.ink,
-            "axes.facecolor": "none",
-            "axes.linewidth": 0.8,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": self.grid,
-            "grid.linewidth": 0.6,
-            "xtick.color": self.muted,
-            "ytick.color": self.muted,
-            "xtick.labelcolor": self.ink,
-            "ytick.labelcolor": self.ink,
-            "legend.frameon": False,
-            "legend.handlelength": 1.6,
-        }
-
-
-def _ramp(start: float, end: float) -> tuple[str, ...]:
-    colours = matplotlib.colormaps["viridis"](np.linspace(start, end, 12))
-    return tuple(matplotlib.colors.to_hex(c) for c in colours)
-
-
-LIGHT = Palette("#ffffff", "#1b1f24", "#666d7a", "#dfe3e8", "#0072b2", "#d55e00", "#a3246e", _ramp(0.58, 0.0))
-"""For a white background."""
-
-DARK = Palette("#15181c", "#e6e8eb", "#9aa3ae", "#363c45", "#56b4e9", "#ff7a52", "#e79cc8", _ramp(0.36, 0.93))
-"""For a dark one."""
-
-_PLACEHOLDERS = Palette(*(f"#0b0c0{i}" for i in range(7)), tuple(f"#0b0c{i + 16:02x}" for i in range(12)))
-_VARIABLES = {colour: f"var(--{name})" for name, colour in _PLACEHOLDERS.names()}
-
-
-# --- The loss ---------------------------------------------------------------------------------------------------
 
 
 def merge_equal(losses: Mapping[str, HeadLoss]) -> dict[str, HeadLoss]:
@@ -193,10 +118,10 @@ def draw_functions(losses: Mapping[str, HeadLoss], path: str | os.PathLike[str],
 
 def function_svg(name: str, function: RankingFunction, key: str) -> str:
     """One panel of :func:`functions_figure` for a page."""
-    with matplotlib.rc_context(_PLACEHOLDERS.rc(8)):
+    with matplotlib.rc_context(PLACEHOLDERS.rc(8)):
         figure = Figure(figsize=(2.1, 2.3), layout="constrained")
-        _draw_function(figure.subplots(), name, function, _PLACEHOLDERS)
-    return _svg(figure, key, f"The function {name}, with its control points and the identity")
+        _draw_function(figure.subplots(), name, function, PLACEHOLDERS)
+    return inline_svg(figure, key, f"The function {name}, with its control points and the identity")
 
 
 # --- The search -------------------------------------------------------------------------------------------------
@@ -327,10 +252,10 @@ def draw_history(evaluations: Sequence[Evaluation], path: str | os.PathLike[str]
 
 def history_svg(evaluations: Sequence[Evaluation], metric: str = "AP") -> str:
     """The picture of :func:`history_figure` for a page."""
-    figure, ax = _chart()
-    with matplotlib.rc_context(_PLACEHOLDERS.rc(9)):
-        _draw_history(ax, evaluations, metric, _PLACEHOLDERS)
-    return _svg(figure, "history", f"{metric} of every evaluation and the best so far")
+    figure, ax = chart()
+    with matplotlib.rc_context(PLACEHOLDERS.rc(9)):
+        _draw_history(ax, evaluations, metric, PLACEHOLDERS)
+    return inline_svg(figure, "history", f"{metric} of every evaluation and the best so far")
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
@@ -345,21 +270,21 @@ def compute_svg(evaluations: Sequence[Evaluation], metric: str = "AP") -> str:
     spent = np.cumsum([e.seconds for e in evaluations]).tolist()
     unit, name = time_unit(spent[-1] if spent else 0)
     points = _proxies(evaluations, [s / unit for s in spent])
-    figure, ax = _chart()
-    with matplotlib.rc_context(_PLACEHOLDERS.rc(9)):
-        _draw_points(ax, points, metric, _PLACEHOLDERS)
+    figure, ax = chart()
+    with matplotlib.rc_context(PLACEHOLDERS.rc(9)):
+        _draw_points(ax, points, metric, PLACEHOLDERS)
         ax.set_xlabel(f"{name} of training, all workers together")
         if points.x and points.x[-1] > 0:
             ax.set_xlim(0, 1.03 * points.x[-1])
-    return _svg(figure, "compute", f"{metric} against training time")
+    return inline_svg(figure, "compute", f"{metric} against training time")
 
 
 def spread_svg(evaluations: Sequence[Evaluation], metric: str = "AP") -> str:
     """Every generation's fitnesses, with their quartiles and median; failures apart, at 0, and no repeats."""
     points = _by_number([e for e in evaluations if e.stage == SEARCH])
     generations = sorted({e.generation for e in points.evaluations})
-    palette = _PLACEHOLDERS
-    figure, ax = _chart()
+    palette = PLACEHOLDERS
+    figure, ax = chart()
     with matplotlib.rc_context(palette.rc(9)):
         # side by side within a generation, in the order of asking, so that equal values stay apart
         positions: dict[int, list[int]] = {g: [] for g in generations}
@@ -387,7 +312,7 @@ def spread_svg(evaluations: Sequence[Evaluation], metric: str = "AP") -> str:
             ax.set_xticks(range(0, len(generations), every), [str(g) for g in generations[::every]])
             ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.04), ncols=2, borderpad=0)
         ax.set_xlabel("generation")
-    return _svg(figure, "spread", f"{metric} of every generation")
+    return inline_svg(figure, "spread", f"{metric} of every generation")
 
 
 def genes_svg(
@@ -397,7 +322,7 @@ def genes_svg(
 
     At most the :data:`MOST_LINES` best are drawn; the identity is dashed, the genome ``best`` emphasised.
     """
-    palette = _PLACEHOLDERS
+    palette = PLACEHOLDERS
     genes = [(i, name.split(".")[1:]) for i, name in enumerate(space.gene_names) if name.split(".")[0] == head]
     columns = [i for i, _ in genes]
     finished = [e for e in evaluations if e.status == FINISHED and e.stage == SEARCH]
@@ -424,52 +349,4 @@ def genes_svg(
                 ax.axvline(start - 0.5, color=palette.muted, linewidth=0.9)
             ax.text(start + functions.count(functions[start]) / 2 - 0.5, 1.03, functions[start], ha="center")
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1.1), ncols=2, borderpad=0)
-    return _svg(figure, f"genes-{head}", f"Parallel coordinates of the genes of head {head}", scroll=True)
-
-
-def _chart() -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_PLACEHOLDERS.rc(9)):
-        figure = Figure(figsize=(4.8, 3), layout="constrained")
-        return figure, figure.subplots()
-
-
-# --- Writing ----------------------------------------------------------------------------------------------------
-
-
-def _svg(figure: Figure, key: str, label: str, scroll: bool = False) -> str:
-    """The figure as an element of an HTML page: as wide as its place, its colours the page's CSS variables
-    (:meth:`Palette.names`), its letters text. ``key`` makes the ids unique in the page."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
-        figure.savefig(buffer, format="svg", transparent=True)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<style [^>]*>.*?</style>", "", svg, flags=re.DOTALL)  # it would style the whole page
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'( id="| xlink:href="#|url\(#)', rf"\1{key}-", svg)
-    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
-    svg = re.sub(r"#0b0c[0-9a-f]{2}", lambda match: _VARIABLES[match[0]], svg)
-    width, height = figure.get_size_inches() * 72
-    style = f' style="min-width: {width:.0f}px"' if scroll else ""
-    opening = (
-        f'<svg role="img" aria-label="{html.escape(label)}"{style} viewBox="0 0 {width:g} {height:g}" '
-        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
-    )
-    return re.sub(r"^<svg[^>]*>", opening, svg)
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure whole or not at all; the suffix of the path (.png, .pdf, .svg …) says in which format.
-
-    Raises:
-        UserError: a format that cannot be written.
-        OSError: the file cannot be written.
-    """
-    suffix = Path(path).suffix.lower().removeprefix(".")
-    formats = figure.canvas.get_supported_filetypes()
-    if suffix not in formats:
-        raise UserError(f"cannot draw to {os.fspath(path)}: its name must end in one of .{', .'.join(formats)}")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, dpi=160, facecolor="white")
-    write_whole(path, buffer.getvalue())
+    return inline_svg(figure, f"genes-{head}", f"Parallel coordinates of the genes of head {head}", scroll=True)

@@ -22,7 +22,7 @@ from paramap_d2.search.space import SearchSpace
 from paramap_d2.search.status import duration, progress
 from paramap_d2.search.store import FAILURES, INTERRUPTED, Evaluation
 
-from . import figures
+from . import drawing, figures
 
 BEST = 10
 """Rows of the table of losses."""
@@ -74,8 +74,8 @@ def report_html(
     return page.render(
         title=Path(settings["config_file"]).stem if settings.get("config_file") else "",
         metric=metric,
-        light=figures.LIGHT.names(),
-        dark=figures.DARK.names(),
+        light=drawing.LIGHT.names(),
+        dark=drawing.DARK.names(),
         progress=progress(evaluations, settings),
         interrupted=[e for e in evaluations if e.status == INTERRUPTED],
         best=best,
@@ -98,7 +98,7 @@ def report_html(
             if best and any(name.startswith(f"{head}.") for name in space.gene_names)
         ],
         most_lines=figures.MOST_LINES,
-        ramp=[name for name, _ in figures.LIGHT.names() if name.startswith("ramp")],
+        ramp=[name for name, _ in drawing.LIGHT.names() if name.startswith("ramp")],
         failures=failed[: -MOST_FAILURES - 1 : -1],
         failure_count=len(failed),
         settings={key: _setting(value) for key, value in settings.items()},

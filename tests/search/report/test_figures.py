@@ -7,7 +7,7 @@ from PIL import Image
 
 from paramap_d2.errors import UserError
 from paramap_d2.losses import FUNCTION_NAMES, HeadLoss, PiecewiseLinear, Sigmoid, Sqrt, load_loss
-from paramap_d2.search.report import figures
+from paramap_d2.search.report import drawing, figures
 from paramap_d2.search.space import SearchSpace
 from paramap_d2.search.store import Evaluation
 
@@ -168,7 +168,7 @@ def test_svg_fits_into_a_page(history):
         assert not re.search(r"#[0-9a-fA-F]{6}\b|<style|<metadata|DejaVu", svg)
         used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]*)', svg))
         assert used <= set(re.findall(r' id="([^"]*)"', svg))
-        assert set(re.findall(r"var\(--(\w+)\)", svg)) <= {name for name, _ in figures.LIGHT.names()}
+        assert set(re.findall(r"var\(--(\w+)\)", svg)) <= {name for name, _ in drawing.LIGHT.names()}
         assert root.findall(".//{http://www.w3.org/2000/svg}text")
 
 
@@ -235,7 +235,7 @@ def _contrast(one, other):
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("palette, panel", [(figures.LIGHT, "#f5f6f8"), (figures.DARK, "#1e2228")])
+@pytest.mark.parametrize("palette, panel", [(drawing.LIGHT, "#f5f6f8"), (drawing.DARK, "#1e2228")])
 def test_marks_and_text_stand_out_from_the_page(palette, panel):
     """3:1 for marks, 4.5:1 for text, on the panels too (WCAG 2.2, 1.4.11 and 1.4.3)."""
     for colour in (palette.best, palette.failure, palette.curve, *palette.ramp):
