@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from detectron2.config import CfgNode
+from fvcore.common.registry import Registry
 
 from paramap_d2.errors import UserError
 from paramap_d2.losses import head_losses, load_loss
@@ -20,16 +21,28 @@ class ConfigError(UserError):
 
 def detector_heads(cfg: CfgNode) -> tuple[str, ...]:
     """The heads of a loss file that the config's detector trains with; none for a detector with other losses."""
+    from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, GeneralizedRCNN, ProposalNetwork
+    from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+
+    from paramap_d2 import modeling
+
+    def is_a(registry: Registry, name: str, *kinds: type) -> bool:
+        found = registry.get(name) if name in registry else None  # a user's own counts as what it is made of
+        return isinstance(found, type) and issubclass(found, kinds)
+
     heads: tuple[str, ...] = ()
-    if cfg.MODEL.META_ARCHITECTURE == "ParamAPRetinaNet":
+    detector = cfg.MODEL.META_ARCHITECTURE
+    if is_a(META_ARCH_REGISTRY, detector, modeling.ParamAPRetinaNet):
         heads += ("dense",)
-    if cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "ProposalNetwork"):
-        if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "ParamAPRPN":
+    if is_a(META_ARCH_REGISTRY, detector, GeneralizedRCNN, ProposalNetwork):
+        if is_a(PROPOSAL_GENERATOR_REGISTRY, cfg.MODEL.PROPOSAL_GENERATOR.NAME, modeling.ParamAPRPN):
             heads += ("rpn",)
-        if cfg.MODEL.ROI_HEADS.NAME in ("ParamAPROIHeads", "ParamAPCascadeROIHeads"):
+        rois = modeling.ParamAPROIHeads, modeling.ParamAPCascadeROIHeads
+        if is_a(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME, *rois):
             heads += ("roi",)
-    if cfg.MODEL.META_ARCHITECTURE == "ParamAPDeformableDETR" and cfg.MODEL.DEFORMABLE_DETR.CRITERION == "param_ap":
-        heads += ("detr",)
+    if is_a(META_ARCH_REGISTRY, detector, modeling.ParamAPDeformableDETR):
+        if cfg.MODEL.DEFORMABLE_DETR.CRITERION == "param_ap":
+            heads += ("detr",)
     return heads
 
 
@@ -45,13 +58,20 @@ def num_classes(cfg: CfgNode) -> int | None:
     return None
 
 
-def check_data(train: Sequence[str], test: Sequence[str], classes: int | None, images: bool = True) -> None:
+def check_data(
+    train: Sequence[str],
+    test: Sequence[str],
+    classes: int | None,
+    images: bool = True,
+    own_evaluator: bool = False,
+) -> None:
     """Whether data sets can be trained and evaluated on, agree in their classes, and the detector with them.
 
     Args:
         test: evaluated on.
         classes: the detector's number; None: a detector that cannot say.
         images: look at image files, too.
+        own_evaluator: whether something else than the project's evaluators does.
 
     Raises:
         UserError: names the data set and what is wrong.
@@ -69,7 +89,7 @@ def check_data(train: Sequence[str], test: Sequence[str], classes: int | None, i
         if has and classes is not None and has != classes:
             raise ConfigError(f"data set {one.name} has {has} classes, and the config's detector {classes}")
         kind = MetadataCatalog.get(one.name).get("evaluator_type", "coco")
-        if one.name in test and kind not in EVALUATED:
+        if one.name in test and kind not in EVALUATED and not own_evaluator:
             raise ConfigError(f"data set {one.name} has the evaluator type {kind}, not one of {', '.join(EVALUATED)}")
     known = [one for one in checked if one.classes]
     for one in known[1:]:
@@ -133,7 +153,8 @@ def check_config(cfg: CfgNode, eval_only: bool = False, resume: bool = False) ->
         check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, needed=eval_only)
     calibrate_on = "" if eval_only else cfg.MODEL.PARAM_AP.CALIBRATE_ON
     test = [*cfg.DATASETS.TEST, *([calibrate_on] if calibrate_on else [])]
-    check_data([] if eval_only else cfg.DATASETS.TRAIN, test, num_classes(cfg), cfg.INPUT.CHECK_IMAGES)
+    train = [] if eval_only else cfg.DATASETS.TRAIN
+    check_data(train, test, num_classes(cfg), cfg.INPUT.CHECK_IMAGES, own_evaluator=bool(cfg.PROXY.TRAINER))
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
         raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {cfg.SOLVER.OPTIMIZER}")
     for pair in cfg.SOLVER.LR_FACTORS:

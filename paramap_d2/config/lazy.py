@@ -240,6 +240,8 @@ def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = F
     Raises:
         UserError: a data set that is not there, a class count that does not fit it, a loss that cannot be read.
     """
+    from paramap_d2.data import build_evaluator
+
     if not eval_only or not resume:
         check_weights("train.init_checkpoint", cfg.train.init_checkpoint, needed=eval_only)
     classes = OmegaConf.select(cfg, "model.num_classes") or OmegaConf.select(cfg, "model.roi_heads.num_classes")
@@ -251,7 +253,10 @@ def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = F
         )
     if cfg.train.calibrate_on and not eval_only:
         test.append(cfg.train.calibrate_on)
-    check_data([] if eval_only else dataset_names(cfg, ["train"]), test, classes, cfg.train.check_images)
+    train = [] if eval_only else dataset_names(cfg, ["train"])
+    evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
+    own = isinstance(evaluator, DictConfig) and target(evaluator) is not build_evaluator
+    check_data(train, test, classes, cfg.train.check_images, own_evaluator=own)
     if not OmegaConf.select(cfg, "train.init_checkpoint"):
         _check_timm(cfg)
     if cfg.train.calibrate_on:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+import traceback
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from paramap_d2.errors import UserError
 
-from .executors.local import Executor, attempt
+from .executors.local import Executor
 from .proxies.config import ProxyConfig
+from .proxies.failures import first_line
 from .proxies.proxy import Outcome, Task
-from .store import FINISHED
+from .store import FAILED, FINISHED
 
 COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 """What the project's own evaluator always gives; and the AP of each class."""
@@ -28,7 +29,11 @@ class Untrained:
 
     def __call__(self, task: Task) -> Outcome:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            results = self.config.untrained(Path(folder))
+            try:
+                results = self.config.untrained(Path(folder))
+            except Exception as error:  # of a user's evaluator: anything
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                return Outcome(FAILED, error=f"{first_line(error)} ({frame.filename}, line {frame.lineno})")
             _forget(folder)
         return Outcome(FINISHED, metrics={f"{kind}/{name}": 0.0 for kind, part in results.items() for name in part})
 
@@ -51,7 +56,7 @@ def check_metric(config: ProxyConfig, metric: str, executor: Executor) -> None:
     """
     if not config.own_evaluator and metric in COCO:
         return
-    ((_, outcome),) = executor.run(partial(attempt, Untrained(config)), [Task(0, 0, [], 0)])
+    ((_, outcome),) = executor.run(Untrained(config), [Task(0, 0, [], 0)])
     if outcome.status != FINISHED:
         raise UserError(f"the untrained detector cannot be evaluated on two images: {outcome.error}")
     if f"bbox/{metric}" not in outcome.metrics:
