@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from typing import Protocol
 
 from pebble import ProcessExpired, ProcessPool
@@ -143,6 +143,7 @@ class ProcessExecutor:
     def _schedule(self, slot: int, evaluate: Evaluate, task: Task) -> Future:
         """Starts the worker too, if it is the slot's first. Ctrl-C at a terminal goes to all processes there: those
         begun meanwhile, by threads that inherit what this one blocks, are deaf to it from the first."""
+        resource_tracker.ensure_running()  # with the first worker it would unblock the signal for it
         main = threading.current_thread() is threading.main_thread()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if main else None
         try:

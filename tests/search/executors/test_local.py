@@ -239,7 +239,22 @@ def test_a_worker_that_cannot_start_is_one_line(executor, monkeypatch, tmp_path)
     assert "\n" not in str(raised.value)
 
 
-def test_workers_are_deaf_to_ctrl_c_from_the_first(executor):
-    ((_, outcome),) = executor(1).run(fake_proxies.deaf, tasks(1))
-    assert outcome.metrics == {"blocked": 1.0}
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+DEAF = """
+import sys
+sys.path[:0] = {path}
+import fake_proxies
+from paramap_d2.search.executors.local import ProcessExecutor
+from paramap_d2.search.proxies.proxy import Task
+if __name__ == "__main__":
+    runner = ProcessExecutor(1)
+    ((_, outcome),) = runner.run(fake_proxies.deaf, [Task(0, 0, [0.5], 0)])
+    runner.close()
+    print(outcome.metrics)
+"""
+
+
+def test_workers_are_deaf_to_ctrl_c_from_the_first(tmp_path):
+    script = tmp_path / "a_search.py"  # a process of its own, which has started no other yet
+    script.write_text(DEAF.format(path=[str(Path(fake_proxies.__file__).parent), os.getcwd()]))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.stdout == "{'blocked': 1.0}\n", done.stderr
