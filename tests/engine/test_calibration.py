@@ -282,7 +282,7 @@ def test_two_ranks_fit_to_the_detections_of_both(trained, tmp_path):
         subprocess.Popen([*command, str(rank), str(tmp_path), str(folder / "model_final.pth")], stderr=subprocess.PIPE)
         for rank in range(2)
     ]
-    errors = [rank.communicate(timeout=120)[1].decode() for rank in ranks]
+    errors = [rank.communicate(timeout=600)[1].decode() for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], errors
     first, second = (torch.load(tmp_path / f"report_{rank}.pth", weights_only=True) for rank in range(2))
     alone = json.loads((folder / "calibration.json").read_text())
