@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK = 2**16
+CHUNK = 2**17
 """Samples looked up at once by each thread of a CPU, so that what is computed from them stays in its cache."""
 
 CELLS_PER_EDGE = 16
@@ -22,6 +22,9 @@ FEW = 2**12
 
 CELLS_PER_SAMPLE = 4
 """More would cost more to make than they save."""
+
+MANY_DOUBTS = 1000
+"""So many samples whose bucket is not the first guess are compared with one more edge before they are searched for."""
 
 MAX_CELLS = 2**22
 """float32 counts so far without rounding."""
@@ -79,7 +82,7 @@ def _filled(bucket: Tensor, distance: Tensor, buckets: int) -> tuple[Tensor, Ten
 class _Table:
     def __init__(self, edge: Tensor, lower: Tensor, scores: Tensor):
         self.edge, self.lower = edge, lower
-        first, last = float(edge[0]), float(edge[-1])
+        first, last = edge[:: edge.numel() - 1].tolist()
         cells = min(CELLS_PER_EDGE * edge.numel(), CELLS_PER_SAMPLE * scores.numel(), MAX_CELLS)
         self.scale = cells / (last - first)
         self.origin = first - 1 / self.scale
@@ -97,7 +100,17 @@ class _Table:
         # No edge in a score's own cell is counted yet. Where the highest of them is not above the score, none is.
         doubt = (distance < 0).nonzero().squeeze(1)
         doubted = scores.index_select(0, doubt)
-        found = search(doubted, self.edge)
+        if doubt.numel() < MANY_DOUBTS:
+            found = search(doubted, self.edge)
+            beyond = self.lower.index_select(0, found).add_(doubted)
+        else:  # most cells have one edge, so that the next bucket is nearly always the right one
+            found = bucket.index_select(0, doubt).add_(1)
+            beyond = self.lower.index_select(0, found).add_(doubted)
+            still = (beyond < 0).nonzero().squeeze(1)
+            rest = doubted.index_select(0, still)
+            right = search(rest, self.edge)
+            found.index_copy_(0, still, right)
+            beyond.index_copy_(0, still, self.lower.index_select(0, right).add_(rest))
         bucket.index_copy_(0, doubt, found)
-        distance.index_copy_(0, doubt, self.lower.index_select(0, found).add_(doubted))
+        distance.index_copy_(0, doubt, beyond)
         return bucket, distance

@@ -270,8 +270,7 @@ class _APLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_ranking, grad_localization):
         (rated,) = ctx.saved_tensors
-        grad_ranking = grad_ranking * ctx.factor
-        grads = (ctx.to_numerator * grad_ranking)[None]
+        grads = (ctx.to_numerator * (grad_ranking * ctx.factor))[None]
         if not ctx.block_gradient:
             grads = torch.cat([grads, -grads * ctx.quotient])
         grad, of_rated, of_extra = ctx.sums.gradient(grads)
@@ -285,10 +284,8 @@ class _APLoss(torch.autograd.Function):
         grad.index_copy_(0, rated, of_rated.to(grad.dtype))
 
         of_quality = of_extra.mul_(of_sample)
-        of_own = torch.addcmul(
-            of_gain[:positives] * (grad_localization * ctx.factor), of_weight[:positives], quotient * grad_ranking
-        )
-        of_quality[:positives].add_(of_own)
+        of_own = torch.addcmul(of_gain[:positives] * grad_localization, of_weight[:positives], quotient * grad_ranking)
+        of_quality[:positives].add_(of_own, alpha=ctx.factor)
         of_quality *= ctx.grad_scale
         dtype, of_negatives = ctx.dtypes
         negatives = None if of_negatives is None else of_quality[positives:].to(of_negatives)

@@ -93,7 +93,7 @@ class BucketSums:
 
         self._like = scores
         self._rated, self._extra, self._base_weight = rated, extra, base_weight
-        self._kept = _worth_looking_up(scores, edge[-1])
+        self._kept = _worth_looking_up(scores, edge)
         looked_up = scores if self._kept is None else scores.index_select(0, self._kept)
         self._bucket, count, distance = fill_buckets(looked_up, edge, self._lower)
         rated_scores = scores.index_select(0, rated)
@@ -149,10 +149,10 @@ class BucketSums:
         return grad, of_rated, of_weight
 
 
-def _worth_looking_up(scores: Tensor, last: Tensor) -> Tensor | None:
-    """Indices of the samples at or above the lowest window, whose edge's negative is given, or None where dropping the
+def _worth_looking_up(scores: Tensor, edge: Tensor) -> Tensor | None:
+    """Indices of the samples at or above the lowest window, or None where dropping the
     others would not pay: on a GPU (their number would have to be waited for) or when most would stay."""
     if scores.device.type != "cpu":
         return None
-    above = scores >= -float(last)
+    above = scores >= -edge[-1:].tolist()[0]
     return above.nonzero().squeeze(1) if 2 * int(above.count_nonzero()) < scores.numel() else None
