@@ -120,14 +120,16 @@ def test_a_lazy_project_registers_its_data_in_every_worker(own_data):
     opts += ["dataloader.train.mapper.augmentations.0.short_edge_length=64"]
     opts += ["dataloader.test.mapper.augmentations.0.short_edge_length=64"]
     best = run_search(
-        SearchOptions(str(EXAMPLES / "lazy_project.py"), "search", population=2, generations=1, confirm=0, opts=opts)
+        SearchOptions(
+            str(EXAMPLES / "lazy_project.py"), "search", population=2, generations=1, confirm=0, threads=1, opts=opts
+        )
     )
     assert outcomes("search") == [(FINISHED, "")] * 2 and best.mean >= 0
 
 
 @pytest.mark.slow
 def test_a_script_that_registers_trains_and_searches(own_data):
-    search = '{"population": 2, "generations": 1, "confirm": 0}'
+    search = '{"population": 2, "generations": 1, "confirm": 0, "threads": 1}'
     done = script("own_script.py", "search", MY_ITERATIONS="10", MY_SEARCH=search)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("AP ")
