@@ -97,7 +97,7 @@ if __name__ == "__main__":
                 "MODEL.WEIGHTS",
                 "nowhere.pth",
             ],
-            "error: MODEL.WEIGHTS is no.pth, which does not exist",
+            "error: MODEL.WEIGHTS is nowhere.pth, which does not exist",
         ),
         (
             ["--config-file", CONFIGS / "shapes_retinanet_R_18_FPN.yaml", "MODEL.PARAM_AP.LOSS", "nowhere.json"],
