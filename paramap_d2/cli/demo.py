@@ -33,7 +33,7 @@ EXAMPLES = """
 """
 
 CONFIG = "shapes_retinanet_R_18_FPN.yaml"
-SEARCH = ["--population", "6", "--generations", "3", "--workers", "2", "--seed", "0"]
+SEARCH = ["--population", "6", "--generations", "2", "--workers", "2", "--seed", "0"]
 IMAGES = 8
 """In the last picture."""
 

@@ -1,4 +1,5 @@
 import itertools
+import json
 import math
 import statistics
 from random import Random
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from paramap_d2.losses import load_loss
 from paramap_d2.search.algorithms import build_algorithm
+from paramap_d2.search.algorithms.sampling import rounded
 from paramap_d2.search.confirmation import (
     MOST_SEEDS,
     SEEDS_FROM,
@@ -21,9 +24,11 @@ from paramap_d2.search.confirmation import (
     verdict,
     verdict_text,
 )
-from paramap_d2.search.evolution import Schedule, evolve
+from paramap_d2.search.evolution import Schedule, evolve, write_results
 from paramap_d2.search.executors.local import InlineExecutor
 from paramap_d2.search.proxies.proxy import Outcome
+from paramap_d2.search.space import SearchSpace
+from paramap_d2.search.status import status_text
 from paramap_d2.search.store import CONFIRM, FINAL, FINISHED, INTERRUPTED, Evaluation, Store
 
 GENES = 4
@@ -252,3 +257,31 @@ def test_the_start_is_the_best_of_the_initial_losses_by_its_means():
     assert starting_loss([[0.1], [0.2]], done) == [0.2]
     assert starting_loss([[0.1000000001], [0.9]], done) == [0.1]  # as it was asked for
     assert starting_loss([[0.8], [0.9]], done) == [0.8]  # none was evaluated, as of ppo
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_loss_file_report_and_status_tell_which_and_the_gain(tmp_path, better):
+    space = SearchSpace(("dense",), points=1, mode="shared")
+
+    def proxy(task):
+        outcome = noisy(task)
+        if task.stage == CONFIRM and task.genome != rounded(space.identity()):
+            outcome.fitness += 50 if better else -50
+        return outcome
+
+    with Store(tmp_path / "search.db") as store:
+        algorithm = build_algorithm("ga", space.genes, 8, 1, [space.identity()])
+        evolve(algorithm, proxy, InlineExecutor(), store, Schedule(5, 3, confirm=3))
+        store.write_settings({"metric": "AP", "generations": 3, "planned": 22})
+        write_results(tmp_path, store, space)
+        evaluations, settings = store.evaluations(), store.settings()
+    found = verdict(evaluations, settings)
+    text = verdict_text(found, "AP")
+    meta = json.loads((tmp_path / "best.json").read_text())["meta"]
+    assert meta["confirmation"]["handed_over"] == ("challenger" if better else "start") == text.split()[0]
+    assert meta["confirmation"]["gain"] == found.gain and meta["confirmation"]["interval_95"] == [*found.interval]
+    assert meta["genome"] == (algorithm.centre() if better else rounded(space.identity()))
+    assert load_loss(tmp_path / "best.json") == space.decode(meta["genome"])
+    assert f"confirmed    {text}" in status_text(evaluations, settings).splitlines()
+    page = (tmp_path / "report.html").read_text()
+    assert text.split(": ", 1)[1] in page and "Gain over the start" in page
