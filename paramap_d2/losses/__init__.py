@@ -1,11 +1,14 @@
 """The Parameterized AP Loss. Needs torch and nothing of Detectron2."""
 
+from .ap_loss import APLoss
 from .functions import FUNCTION_NAMES, SUBSTITUTIONS, PiecewiseLinear, RankingFunction, Sigmoid, Sqrt, Square
 from .loss_file import HEADS, HeadLoss, LossFileError, head_losses, list_presets, load_loss, save_loss
 from .parameterized_ap import APLossTerms, ParameterizedAPLoss
 from .quality import box_quality
+from .rank_sort import RankSortLoss
 
 __all__ = [
+    "APLoss",
     "APLossTerms",
     "FUNCTION_NAMES",
     "HEADS",
@@ -13,6 +16,7 @@ __all__ = [
     "LossFileError",
     "ParameterizedAPLoss",
     "PiecewiseLinear",
+    "RankSortLoss",
     "RankingFunction",
     "SUBSTITUTIONS",
     "Sigmoid",

@@ -25,7 +25,11 @@ OfDifferences = Callable[[Tensor], Tensor]
 
 
 def sums_over_samples(
-    scores: Tensor, anchor: Tensor, functions: Sequence[OfDifferences], lowest: Tensor | None, weight: Tensor | None
+    scores: Tensor,
+    anchor: Tensor,
+    functions: Sequence[OfDifferences],
+    lowest: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Σ_j w_j f(s_j − a_i) for every f and a_i, over the scores s_j above −inf and at or above ``lowest``.
 

@@ -1,0 +1,116 @@
+"""AP Loss and RS Loss against plain double loops after their papers' formulas: value and update."""
+
+import math
+
+import pytest
+import torch
+
+from paramap_d2.losses.ap_loss import APLoss
+from paramap_d2.losses.rank_sort import RankSortLoss
+
+
+def step(d, delta):
+    return min(max(d / (2 * delta) + 0.5, 0.0), 1.0)
+
+
+def ap_loop(scores, positives):
+    """Chen et al., Eq. 5 and Algorithm 1."""
+    negatives = [j for j in range(len(scores)) if j not in positives and scores[j] > -math.inf]
+    grad, loss, best = [0.0] * len(scores), 0.0, 0.0
+    for i in sorted(positives, key=lambda i: scores[i]):
+        rank = 1 + sum(step(scores[k] - scores[i], 1.0) for k in [*negatives, *positives] if k != i)
+        primary = {j: step(scores[j] - scores[i], 1.0) / rank for j in negatives}
+        precision = 1 - sum(primary.values())
+        if precision >= best:
+            best = precision
+        else:
+            primary = {j: term * (1 - best) / (1 - precision) for j, term in primary.items()}
+        for j, term in primary.items():
+            grad[j] += term / len(positives)
+            grad[i] -= term / len(positives)
+            loss += term / len(positives)
+    return loss, grad
+
+
+def rank_sort_loop(scores, positives, iou):
+    """Oksuz et al., Eqs. 6 to 8 and the identity update."""
+    negatives = [j for j in range(len(scores)) if j not in positives and scores[j] > -math.inf]
+    y = dict(zip(positives, iou, strict=True))
+    grad, loss = [0.0] * len(scores), 0.0
+    for i in positives:
+        h = {j: step(scores[j] - scores[i], 0.5) for j in [*negatives, *positives]}
+        false = sum(h[j] for j in negatives)
+        ranking = false / sum(h.values())
+        better = [j for j in positives if y[j] >= y[i]]
+        sorting = sum(h[j] * (1 - y[j]) for j in positives) / sum(h[j] for j in positives)
+        sorting -= sum(h[j] * (1 - y[j]) for j in better) / sum(h[j] for j in better)
+        lower = sum(h[j] for j in positives if y[j] < y[i])
+        loss += ranking / len(positives)
+        for j in negatives:
+            if false > 0:
+                grad[j] += ranking * h[j] / false / len(positives)
+        grad[i] -= ranking / len(positives)
+        if lower > 0:
+            loss += sorting / len(positives)
+            grad[i] -= sorting / len(positives)
+            for j in positives:
+                if y[j] < y[i]:
+                    grad[j] += sorting * h[j] / lower / len(positives)
+    return loss, grad
+
+
+def batch(seed, n=40, p=8, grid=None):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(n, generator=generator, dtype=torch.float64) * 1.5
+    scores = scores if grid is None else (scores * grid).round() / grid
+    scores[:2] = -torch.inf
+    positives = torch.randperm(n - 2, generator=generator)[:p] + 2
+    giou, iou = torch.rand(2, p, generator=generator, dtype=torch.float64)
+    return scores, positives, giou, iou if grid is None else (iou * 4).round() / 4
+
+
+CASES = pytest.mark.parametrize(("seed", "grid"), [(s, g) for s in range(6) for g in (None, 4, 1)])
+
+
+@CASES
+def test_ap_loss_is_the_double_loop(seed, grid):
+    scores, positives, giou, _ = batch(seed, grid=grid)
+    scores.requires_grad_(), giou.requires_grad_()
+    ranking, boxes = APLoss().terms(scores, positives, giou)
+    want, update = ap_loop(scores.tolist(), positives.tolist())
+    of_scores, of_giou = torch.autograd.grad(ranking + boxes, (scores, giou))
+    assert float(ranking) == pytest.approx(want, rel=1e-9)
+    assert of_scores.tolist() == pytest.approx(update, rel=1e-9, abs=1e-12)
+    assert float(boxes) == pytest.approx(2 - 2 * float(giou.mean()))
+    assert of_giou.tolist() == pytest.approx([-2 / len(giou)] * len(giou))
+
+
+@CASES
+def test_rank_sort_is_the_double_loop(seed, grid):
+    scores, positives, giou, iou = batch(seed, grid=grid)
+    scores.requires_grad_(), giou.requires_grad_()
+    ranking, boxes = RankSortLoss().terms(scores, positives, giou, iou)
+    want, update = rank_sort_loop(scores.tolist(), positives.tolist(), iou.tolist())
+    of_scores, of_giou = torch.autograd.grad(ranking + boxes, (scores, giou))
+    assert float(ranking) == pytest.approx(want, rel=1e-9)
+    assert of_scores.tolist() == pytest.approx(update, rel=1e-9, abs=1e-12)
+    # The self-balance: the box term has the ranking term's value, and its gradient is that value over its own.
+    assert float(boxes) == pytest.approx(want)
+    share = scores.detach()[positives].sigmoid()
+    share = share / share.sum()
+    own = float((share * 2 * (1 - giou.detach())).sum())
+    assert of_giou.tolist() == pytest.approx((-2 * share * want / own).tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", [APLoss(), RankSortLoss()])
+def test_nothing_to_rank_half_precision_and_nan(loss):
+    scores, positives, *given = batch(0)
+    given = given[: len(loss.qualities)]
+    ranking, boxes = loss.terms(scores.requires_grad_(), positives[:0], *(q[:0] for q in given))
+    assert float(ranking) == float(boxes) == 0 and ranking.requires_grad
+    half = loss.terms(scores.half(), positives, *given)
+    same = loss.terms(scores.half().float(), positives, *given)
+    assert half.ranking.dtype == torch.float32 and torch.equal(half.ranking, same.ranking)
+    scores = scores.detach().clone()
+    scores[5] = torch.nan
+    assert loss.terms(scores, positives, *given).ranking.isnan()
