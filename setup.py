@@ -40,7 +40,7 @@ DETECTRON2_REQUIRES = [
 
 EXTRAS = {
     "coco": ["faster-coco-eval>=1.6"],  # COCO's figures in a tenth of the time, beside a Detectron2 without a compiler
-    "detr": ["transformers>=5.2,<5.25", "scipy"],
+    "detr": ["transformers>=5.2,<5.24", "scipy"],
     "masks": ["shapely"],  # cropping polygons
     "opencv": ["opencv-python-headless"],  # hue in colour distortion, drawing; not over a cv2 that is there
     "ray": ["ray"],

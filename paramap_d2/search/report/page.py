@@ -144,12 +144,12 @@ def _training_command(settings: Mapping[str, Any], loss: Path, output: Path) -> 
     config = str(settings.get("config_file") or "CONFIG")
     opts = map(str, settings.get("opts") or [])
     if config.endswith(".py"):
-        script = "lazyconfig_train_net.py"
+        command = "train-lazy"
         ours = [*(f"{key}={loss}" for key in settings["loss_keys"]), f"train.output_dir={output}"]
     else:
-        script = "train_net.py"
+        command = "train"
         ours = ["MODEL.PARAM_AP.LOSS", str(loss), "OUTPUT_DIR", str(output)]
-    return shlex.join(["python", f"projects/ParamAP/{script}", "--config-file", config, *opts, *ours])
+    return shlex.join(["paramap", command, "--config-file", config, *opts, *ours])
 
 
 def _setting(value: Any) -> str:

@@ -164,13 +164,13 @@ def test_the_table_of_the_ten_best(tmp_path):
 
 def test_the_command_trains_with_the_best_loss(tmp_path):
     html = made(tmp_path, some())
-    command = re.search(r"<pre>(python .*?)</pre>", html)[1].replace("&#39;", "'")
+    command = re.search(r"<pre>(paramap .*?)</pre>", html)[1].replace("&#39;", "'")
     words = shlex.split(command)
-    assert words[:2] == ["python", "projects/ParamAP/train_net.py"]
+    assert words[:2] == ["paramap", "train"]
     assert words[2:4] == ["--config-file", "my configs/retinanet.yaml"]
     assert words[4:6] == ["SOLVER.MAX_ITER", "300"]
     assert words[6:8] == ["MODEL.PARAM_AP.LOSS", str(tmp_path / "out" / "best.json")]
-    assert "train_net.py" not in made(tmp_path, [])  # there is no best.json
+    assert "paramap train" not in made(tmp_path, [])  # there is no best.json
 
 
 def test_progress_failures_and_settings_are_told(tmp_path):
