@@ -37,6 +37,7 @@ OUR_BOXES = ["MODEL.RPN.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0)]
 """Lets the stock RPN propose the boxes that ours does. By its own weights the deltas of untrained layers make far
 larger ones, and pooling costs as much as boxes are large."""
 ALL_PROPOSALS = ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 1_000_000, "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0]
+ALL_PROPOSALS += ["MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False]
 """Lets the stock ROI heads train, as ours do, on all proposals instead of 512 an image."""
 
 DETECTORS = {

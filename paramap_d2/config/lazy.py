@@ -246,7 +246,8 @@ def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = F
         check_weights("train.init_checkpoint", cfg.train.init_checkpoint, needed=eval_only)
     classes = OmegaConf.select(cfg, "model.num_classes") or OmegaConf.select(cfg, "model.roi_heads.num_classes")
     test = dataset_names(cfg, ["test"])
-    evaluated = OmegaConf.select(cfg, "dataloader.evaluator.dataset_name")
+    # A loader of the user's own may have no name that the evaluator's ${…} could refer to.
+    evaluated = OmegaConf.select(cfg, "dataloader.evaluator.dataset_name", throw_on_resolution_failure=False)
     if test and evaluated and test != [evaluated]:
         raise ConfigError(
             f"dataloader.evaluator is of data set {evaluated}, and dataloader.test gives images of {', '.join(test)}"

@@ -111,8 +111,10 @@ def half_width(first: Sequence[float], second: Sequence[float]) -> float | None:
     error = sum(parts)
     if error == 0:
         return 0.0
-    freedom = error**2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True) if len(values) > 1
+    freedom = 1 / sum(  # of shares, since squares of the parts themselves may be too small for a number
+        (part / error) ** 2 / (len(values) - 1)
+        for part, values in zip(parts, (first, second), strict=True)
+        if len(values) > 1
     )
     return float(stdtrit(min(freedom, sum(len(v) - 1 for v in (first, second))), 0.975)) * math.sqrt(error)
 

@@ -176,7 +176,7 @@ def test_configs_are_checked_before_a_model_is_built(data):
 def test_without_the_library_it_says_what_to_install(monkeypatch, data, package):
     monkeypatch.setitem(sys.modules, package, None)
     for build in (detector, lambda: check_config(read_config(CONFIG, data))):
-        with pytest.raises(UserError, match=r"pip install -e '\.\[detr\]'") as raised:
+        with pytest.raises(UserError, match=r"pip install 'paramap_d2\[detr\]'") as raised:
             build()
         assert "\n" not in str(raised.value)
 

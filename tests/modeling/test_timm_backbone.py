@@ -257,7 +257,7 @@ def test_a_config_whose_images_are_others_is_one_line_before_training(file, opts
     from paramap_d2.config import checks, lazy, read_config
 
     for module in (checks, lazy):
-        monkeypatch.setattr(module, "check_data", lambda *_: None)
+        monkeypatch.setattr(module, "check_data", lambda *_, **__: None)
     with pytest.raises(UserError, match=message):
         if file.endswith(".py"):
             lazy.check_lazy_config(lazy.read_lazy_config(CONFIGS / file, opts))

@@ -212,8 +212,8 @@ def test_nothing_outlives_the_search(request, tmp_path, where, end):
     [
         ({"workers": 0}, "workers must be"),
         ({"workers": 1, "timeout": -1.0}, "timeout must be"),
-        ({"workers": 1, "cpus": 0}, "CPUs of a proxy"),
-        ({"workers": 1, "gpus": 1.5}, "GPUs of a proxy"),
+        ({"workers": 1, "cpus": 0}, "--cpus-per-proxy must be"),
+        ({"workers": 1, "gpus": 1.5}, "--gpus-per-proxy must be"),
         ({"workers": 1, "address": "127.0.0.1:1"}, "cannot reach a Ray cluster at 127.0.0.1:1: ConnectionRefusedError"),
         ({"workers": 1, "address": "nonsense"}, "cannot reach a Ray cluster at nonsense: ValueError"),
     ],
