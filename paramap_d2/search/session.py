@@ -92,6 +92,7 @@ def run_search(options: SearchOptions) -> Candidate:
             "config_file": options.config_file,
             "opts": list(options.opts),
             "imports": list(options.imports),
+            "config_loss": config.loss,
             "loss_keys": config.loss_keys,
             "executor": options.executor,
             "workers": options.workers,

@@ -1,0 +1,39 @@
+"""What the losses of a search are called: those that it began with have names, the others the number of their row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .algorithms.sampling import rounded
+
+
+def loss_names(settings: Mapping[str, Any]) -> dict[tuple[float, ...], str]:
+    """Names of the losses that a search began with, by their genomes: as ``--init`` has them, or the config's own.
+
+    Args:
+        settings: of the store. One of an older version may not say how its first losses were named; they are numbered.
+    """
+    genomes = [tuple(rounded(genome)) for genome in settings.get("initial") or []]
+    given = (settings.get("options") or {}).get("init")
+    if given is None and "config_loss" in settings:
+        given = [settings["config_loss"]] * (len(genomes) - 1) + ["identity"]
+    if given is None or len(given) != len(genomes):
+        given = [f"start {number}" for number in range(1, len(genomes) + 1)]
+    names: dict[tuple[float, ...], str] = {}
+    for genome, name in zip(genomes, given, strict=True):
+        names.setdefault(genome, _short(name))
+    return names
+
+
+def loss_name(genome: Sequence[float], names: Mapping[tuple[float, ...], str], number: int) -> str:
+    """A loss's name; without one the number of its first evaluation, such as ``#17``."""
+    return names.get(tuple(genome)) or f"#{number}"
+
+
+def _short(name: str) -> str:
+    """A preset's name as it is; of a file its name and its folder's, since many are called ``best.json``."""
+    path = Path(name)
+    return os.path.join(path.parent.name, path.stem) if path.suffix == ".json" else name
