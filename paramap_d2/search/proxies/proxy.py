@@ -229,7 +229,7 @@ def _watch(
             return model is not None and not all(p.isfinite().all() for p in model.parameters())
 
         def check(self, least: float | None) -> None:
-            with _unnoticed():
+            with unnoticed():
                 reached = fitness()
             outcome.fitness = reached if math.isfinite(reached) else 0.0
             outcome.curve.append([outcome.iterations, outcome.fitness])
@@ -243,7 +243,7 @@ def _watch(
 
 
 @contextlib.contextmanager
-def _unnoticed() -> Iterator[None]:
+def unnoticed() -> Iterator[None]:
     """Puts all random states back: even the resizing of test images draws from them, and the training is to go on as
     if nobody had looked."""
     import numpy

@@ -1,0 +1,205 @@
+"""What one training of the paper's tables is, and the SQLite file that holds a row for each that has ended."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from paramap_d2.config import read_config
+from paramap_d2.errors import UserError
+from paramap_d2.losses import list_presets, load_loss
+from paramap_d2.losses.loss_file import loss_content
+from paramap_d2.model_zoo import get_config_file
+
+RESULTS = Path(__file__).parent / "results"
+
+CONFIGS = {
+    ("bccd", "retinanet"): "bccd_retinanet_lite0_FPN.yaml",
+    ("bccd", "faster_rcnn"): "bccd_faster_rcnn_lite0_FPN.yaml",
+    ("bccd", "deformable_detr"): "bccd_deformable_detr_lite0.yaml",
+    ("deeppcb", "retinanet"): "own_coco_retinanet_lite0_FPN.yaml",
+    ("shapes", "retinanet"): "shapes_retinanet_lite0_FPN.yaml",
+}
+"""Data set and detector: the shipped config. Its splits are called <data set>_train, _val and _test."""
+
+OF_DATA = {"deeppcb": ["MODEL.RETINANET.NUM_CLASSES", 6]}
+"""What a config of one's own data must be told. deeppcb is named by a file that PARAMAP_DATASETS points to."""
+
+PLAIN_RETINANET = ["MODEL.META_ARCHITECTURE", "ParamAPBaselineRetinaNet"]
+GIOU = ["MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "giou"]
+
+BASELINES: dict[str, dict[str, list[Any]]] = {
+    "retinanet": {
+        "focal-l1": PLAIN_RETINANET,
+        "focal-giou": [*PLAIN_RETINANET, *GIOU, "MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", 2.0],  # the paper's weight
+        "focal-giou-weight-1": [*PLAIN_RETINANET, *GIOU],
+    },
+    "faster_rcnn": {"ce-l1": ["MODEL.PROPOSAL_GENERATOR.NAME", "RPN", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"]},
+    "deformable_detr": {"focal-l1-giou": ["MODEL.DEFORMABLE_DETR.CRITERION", "focal"]},
+}
+"""Losses that are not this project's, by detector: the config's keys that make them."""
+
+RANKING = ("ap-loss", "rank-sort")
+"""Values of MODEL.PARAM_AP.LOSS that are neither presets nor loss files."""
+
+NOT_OF_THE_RECIPE = ("PROXY", "OUTPUT_DIR", "VERSION")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that makes two trainings the same.
+
+    Args:
+        dataset, detector: of :data:`CONFIGS`.
+        loss: a baseline's name, a preset, or the name of a loss file in results/losses.
+        learning_rate: at its highest.
+        iterations: of the training; its cosine ends there.
+        split: whose AP the row tells, ``val`` or ``test``. It is trained on ``train``.
+        grad_scale: in place of the loss's own.
+    """
+
+    dataset: str
+    detector: str
+    loss: str
+    learning_rate: float
+    seed: int
+    iterations: int
+    split: str = "val"
+    block_gradient: bool = True
+    grad_scale: float | None = None
+
+    @property
+    def config_file(self) -> str:
+        """
+        Raises:
+            UserError: there is no config of this data set and detector.
+        """
+        if (self.dataset, self.detector) not in CONFIGS:
+            known = ", ".join(f"{dataset} {detector}" for dataset, detector in CONFIGS)
+            raise UserError(f"there is no config of {self.dataset} {self.detector}; there are {known}")
+        return get_config_file(CONFIGS[self.dataset, self.detector])
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.loss in BASELINES[self.detector]
+
+    @property
+    def loss_file(self) -> Path | None:
+        """Where the loss is a file of a search, which may not have been made yet."""
+        named = self.is_baseline or self.loss in RANKING or self.loss in list_presets()
+        return None if named else RESULTS / "losses" / f"{self.loss}.json"
+
+    def options(self) -> list[Any]:
+        """KEY VALUE pairs on top of the config."""
+        options = [*OF_DATA.get(self.dataset, []), "SOLVER.BASE_LR", self.learning_rate]
+        options += ["SOLVER.MAX_ITER", self.iterations, "SEED", self.seed]
+        options += ["DATASETS.TRAIN", f"('{self.dataset}_train',)", "DATASETS.TEST", f"('{self.dataset}_val',)"]
+        if self.is_baseline:
+            return options + BASELINES[self.detector][self.loss]
+        options += ["MODEL.PARAM_AP.LOSS", str(self.loss_file or self.loss)]
+        options += ["MODEL.PARAM_AP.BLOCK_GRADIENT", self.block_gradient]
+        return options + (["MODEL.PARAM_AP.GRAD_SCALE", self.grad_scale] if self.grad_scale is not None else [])
+
+    def digest(self) -> str:
+        """Of the loss: its functions and gradient scales, whatever it is called. Of what has none, its name.
+
+        Raises:
+            UserError: the loss file is not there.
+        """
+        if self.is_baseline or self.loss in RANKING:
+            return self.loss
+        heads = loss_content(load_loss(self.loss_file or self.loss))["heads"]
+        return _sha256(heads)
+
+    def recipe(self) -> str:
+        """Digest of what the config and its bases say; keys that they leave out may come and go."""
+        return _recipe(self.config_file)
+
+    def key(self) -> str:
+        """The same for two trainings that are the same, 16 hexadecimal digits."""
+        what = {**asdict(self), "loss": self.digest(), "recipe": self.recipe()}
+        return _sha256(what)
+
+    def config(self) -> Any:
+        """The Detectron2 config that is trained."""
+        return read_config(self.config_file, self.options())
+
+    def describe(self) -> str:
+        extra = "" if self.block_gradient else ", gradient not blocked"
+        extra += "" if self.grad_scale is None else f", gradient scale {self.grad_scale:g}"
+        return (
+            f"{self.dataset} {self.detector} {self.loss}{extra}, lr {self.learning_rate:g}, seed {self.seed}, "
+            f"{self.iterations} iterations, {self.split}"
+        )
+
+
+@functools.cache
+def _recipe(config_file: str) -> str:
+    from detectron2.config import CfgNode
+
+    said = CfgNode.load_yaml_with_base(config_file)
+    return _sha256({key: value for key, value in said.items() if key not in NOT_OF_THE_RECIPE})
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+SCHEMA = f"""CREATE TABLE IF NOT EXISTS trainings (
+    key TEXT PRIMARY KEY, table_name TEXT, dataset TEXT, detector TEXT, loss TEXT, loss_digest TEXT,
+    block_gradient INTEGER, grad_scale REAL, seed INTEGER, learning_rate REAL, iterations INTEGER, split TEXT,
+    status TEXT, {", ".join(f"{name} REAL" for name in FIGURES)}, figures TEXT, curve TEXT, seconds REAL,
+    cpu_seconds REAL, recipe TEXT, data TEXT, versions TEXT, error TEXT, ended TEXT DEFAULT CURRENT_TIMESTAMP)"""
+
+
+class Rows:
+    """The trainings that have ended. Several processes may write to the file.
+
+    Args:
+        path: of the SQLite file, made where there is none.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(self._connect()) as db, db:
+            db.execute(SCHEMA)
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=60)
+        db.row_factory = sqlite3.Row
+        return db
+
+    def add(self, table: str, training: Training, result: Mapping[str, Any]) -> None:
+        """Keep what came of a training; of one that is there already, the first.
+
+        Args:
+            table: that asked for it.
+            result: status, error, figures (of the split, by name), curve ([iteration, AP on val] pairs), seconds,
+                cpu_seconds, data and versions; as ``paper_training.py`` gives it.
+        """
+        kept = {key: result[key] for key in ("status", "error", "seconds", "cpu_seconds")}
+        kept.update({name: result["figures"].get(name) for name in FIGURES})
+        kept.update({key: json.dumps(result[key]) for key in ("figures", "curve", "data", "versions")})
+        row = {"key": training.key(), "table_name": table, "recipe": training.recipe(), **asdict(training), **kept}
+        row["loss_digest"] = training.digest()
+        names = ", ".join(row)
+        with closing(self._connect()) as db, db:
+            db.execute(
+                f"INSERT OR IGNORE INTO trainings ({names}) VALUES ({', '.join('?' * len(row))})", [*row.values()]
+            )
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """By key, with the curve as a list."""
+        with closing(self._connect()) as db:
+            rows = [dict(row) for row in db.execute("SELECT * FROM trainings ORDER BY ended, key")]
+        return {row["key"]: {**row, "curve": json.loads(row["curve"])} for row in rows}

@@ -1,0 +1,188 @@
+"""The paper's tables as Markdown, and a picture of each."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from paper_plans import PUBLISHED, TITLES, Cell, Part, Plan, row_of, searched
+from paper_rows import RESULTS
+
+from paramap_d2.losses import HeadLoss, load_loss
+from paramap_d2.search.confirmation import half_width
+from paramap_d2.search.report.drawing import LIGHT, save_figure
+from paramap_d2.search.report.figures import draw_functions
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a3246e", "#666d7a")
+
+NOT_YET = "not trained yet"
+
+
+def mean_error(values: Sequence[float]) -> str:
+    """``52.3 ± 0.4``, the mean and its standard error; of one value no error."""
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
+
+
+def ended(cell: Cell, rows: Rows) -> list[Mapping[str, Any]]:
+    return [row for training in cell.trainings if (row := row_of(training, rows)) is not None]
+
+
+def aps(cell: Cell, rows: Rows) -> list[float]:
+    return [row["AP"] for row in ended(cell, rows)]
+
+
+def best_baseline(part: Part, rows: Rows) -> Cell | None:
+    there = [cell for cell in part.against if aps(cell, rows)]
+    return max(there, key=lambda cell: statistics.fmean(aps(cell, rows)), default=None)
+
+
+def table(part: Part, rows: Rows) -> str:
+    """One part: a row a cell, with how many of its trainings have ended, and what they were trained with below."""
+    figures = ("AP", "AP50", "AP75")
+    columns = [*part.columns, *figures, "seeds", "diverged"]
+    baseline = best_baseline(part, rows)
+    if baseline is not None:
+        columns.append(f"AP less {baseline.labels[0]}'s, 95 % interval")
+    lines = [
+        f"| {' | '.join(columns)} |",
+        "|" + " --- |" * len(part.columns) + " ---: |" * (len(columns) - len(part.columns)),
+    ]
+    for cell in part.cells:
+        found = ended(cell, rows)
+        values = [mean_error([row[name] for row in found if row[name] is not None]) for name in figures]
+        seeds = ", ".join(str(row["seed"]) for row in found) or NOT_YET
+        if len(found) < len(cell.trainings) and found:
+            seeds += f" of {len(cell.trainings)}"
+        entries = [*cell.labels, *values, seeds, str(sum(row["status"] == "diverged" for row in found) or "")]
+        if baseline is not None:
+            entries.append("" if cell is baseline else difference(aps(cell, rows), aps(baseline, rows)))
+        lines.append(f"| {' | '.join(entries)} |")
+    return "\n".join(lines)
+
+
+def difference(values: Sequence[float], others: Sequence[float]) -> str:
+    """Of two means, with Welch's interval where there is a spread to make it from."""
+    if not values or not others:
+        return ""
+    gain = statistics.fmean(values) - statistics.fmean(others)
+    if min(len(values), len(others)) < 2:
+        return f"{gain:+.1f}"
+    half = half_width(values, others)
+    return f"{gain:+.1f} ({gain - half:+.1f} to {gain + half:+.1f})"
+
+
+def budget(part: Part, rows: Rows) -> str:
+    """What the figures of a part were made with."""
+    trainings = [training for cell in part.cells for training in cell.trainings]
+    found = [row for cell in part.cells for row in ended(cell, rows)]
+
+    def listed(name: str) -> str:
+        return ", ".join(dict.fromkeys(f"{getattr(training, name)}" for training in trainings))
+
+    hours = sum(row["cpu_seconds"] or 0 for row in found) / 3600
+    versions = ", ".join(sorted({row["versions"] for row in found}))
+    text = (
+        f"{len(found)} of {len(trainings)} trainings; data {listed('dataset')}, AP on {listed('split')}; "
+        f"{listed('iterations')} iterations at learning rate {listed('learning_rate')}; "
+        f"mean ± standard error over seeds; {hours:.1f} CPU hours."
+    )
+    return text + (f" Versions: {versions}." if versions else "")
+
+
+def report(name: str, plan: Plan, rows: Rows, folder: Path) -> str:
+    """Write ``<name>.md`` and its pictures to the folder, those of losses and trainings that are there.
+
+    Returns:
+        the Markdown.
+    """
+    parts = plan.parts(name, rows)
+    lines = [f"# {TITLES[name]}"]
+    for number, part in enumerate(parts):
+        picture = f"{name}.png" if number == 0 else f"{name}_{number + 1}.png"
+        if part.title != TITLES[name]:
+            lines.append(f"## {part.title}")
+        lines += [table(part, rows), budget(part, rows)]
+        if any(ended(cell, rows) for cell in part.cells):
+            (draw_curves if name == "curves" else draw_part)(part, rows, folder / picture)
+            lines.append(f"![{part.title}]({picture})")
+    if name == "figure1":
+        losses = functions(plan)
+        draw_functions(losses, folder / "figure1.png")
+        lines += ["The published losses, and those that were searched here, as far as there are.", "![](figure1.png)"]
+    text = "\n\n".join(lines) + "\n"
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def functions(plan: Plan) -> dict[str, HeadLoss]:
+    """Heads of the published losses and of those that were searched on the data."""
+    losses = {}
+    for detector in plan.detectors:
+        if PUBLISHED[detector] != "square":
+            losses.update(_heads(PUBLISHED[detector], PUBLISHED[detector]))
+        path = RESULTS / "losses" / f"{searched(plan.dataset, detector)}.json"
+        if path.exists():
+            losses.update(_heads(path.stem, path))
+    return losses
+
+
+def _heads(name: str, loss: Any) -> dict[str, HeadLoss]:
+    return {f"{name}, {head}": of_head for head, of_head in load_loss(loss).items()}
+
+
+def _axes(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def draw_part(part: Part, rows: Rows, path: Path) -> None:
+    """Every training a point; their mean with its standard error."""
+    with matplotlib.rc_context(LIGHT.rc(9)):
+        figure, ax = _axes(0.9 + 0.28 * len(part.cells))
+        for place, cell in enumerate(part.cells):
+            values = aps(cell, rows)
+            if not values:
+                ax.annotate(NOT_YET, (0.02, place), xycoords=("axes fraction", "data"), va="center", color=LIGHT.muted)
+                continue
+            ax.plot(values, [place] * len(values), "o", color=LIGHT.muted, alpha=0.5, markersize=4, zorder=1)
+            error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0
+            ax.errorbar(statistics.fmean(values), place, xerr=error, fmt="D", color=LIGHT.best, markersize=5, capsize=3)
+        ax.set_yticks(range(len(part.cells)), [", ".join(cell.labels) for cell in part.cells])
+        ax.set_ylim(len(part.cells) - 0.5, -0.5)
+        ax.set_xlabel(f"AP on {part.cells[0].trainings[0].split} (points: seeds; bars: mean ± standard error)")
+        save_figure(figure, path)
+
+
+def draw_curves(part: Part, rows: Rows, path: Path) -> None:
+    """AP on val over iterations, the mean over seeds, with their range."""
+    with matplotlib.rc_context(LIGHT.rc(9)):
+        figure, ax = _axes(4)
+        place = 0
+        for cell in part.cells:
+            curves = [row["curve"] for row in ended(cell, rows) if row["curve"]]
+            if not curves:
+                continue
+            at = [point for point, _ in curves[0]]
+            values = [[ap for point, ap in (step[i] for step in curves)] for i in range(len(at))]
+            hue = HUES[place % len(HUES)]
+            label = f"{', '.join(cell.labels)} ({len(curves)} seed{'s' * (len(curves) > 1)})"
+            ax.plot(at, [statistics.fmean(v) for v in values], "o-", color=hue, label=label, markersize=3)
+            if len(curves) > 1:
+                ax.fill_between(at, [min(v) for v in values], [max(v) for v in values], color=hue, alpha=0.15, lw=0)
+            place += 1
+        ax.set_xlabel("iteration")
+        ax.set_ylabel("AP on val")
+        ax.set_ylim(bottom=0)
+        ax.legend(loc="lower right")
+        save_figure(figure, path)
