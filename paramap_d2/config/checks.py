@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 
 from paramap_d2.errors import UserError
-from paramap_d2.losses import head_losses, load_loss
+from paramap_d2.losses import Sibling, head_losses, load_any_loss
 from paramap_d2.losses.global_batch import several_processes
 from paramap_d2.losses.quality import QUALITIES
 
@@ -187,14 +187,20 @@ def check_config(cfg: CfgNode, eval_only: bool = False, resume: bool = False) ->
             "MODEL.PARAM_AP.TOP_K counts one process's samples: with several, add MODEL.PARAM_AP.GLOBAL_BATCH False"
         )
     if heads:
-        check_loss(heads, cfg.MODEL.PARAM_AP.LOSS, cfg.MODEL.PARAM_AP.QUALITY)
+        options = cfg.MODEL.PARAM_AP
+        check_loss(heads, options.LOSS, options.QUALITY, options.BLOCK_GRADIENT, options.TOP_K)
 
 
-def check_loss(heads: Sequence[str], loss: str, quality: str) -> None:
+def check_loss(
+    heads: Sequence[str], loss: str, quality: str = "giou", block_gradient: bool = True, top_k: int | None = None
+) -> None:
     """
     Raises:
-        UserError: a loss that cannot be read or lacks one of the heads, a kind of box quality that there is not.
+        UserError: a loss that cannot be read, lacks one of the heads or has no use for an option, a kind of box quality
+            that there is not.
     """
     if quality not in QUALITIES:
         raise ConfigError(f"quality (MODEL.PARAM_AP.QUALITY) must be one of {', '.join(QUALITIES)}, not {quality!r}")
-    head_losses(load_loss(loss), tuple(heads), loss)
+    for one in head_losses(load_any_loss(loss), tuple(heads), loss):
+        if isinstance(one, Sibling):
+            one.check_options(quality, block_gradient, top_k)

@@ -31,7 +31,8 @@ def _add_missing(cfg: CfgNode, ours: CfgNode) -> None:
 def _add_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PARAM_AP = CfgNode()
     # The loss: the name of a preset (paramap_d2.losses.list_presets()) or the path of a loss file, such as the
-    # best.json of a search.
+    # best.json of a search; or "ap-loss" or "rank-sort", published losses of other authors, which take no QUALITY,
+    # BLOCK_GRADIENT or TOP_K.
     cfg.MODEL.PARAM_AP.LOSS = "retinanet-coco"
     # Quality of a positive's box: "giou" ((GIoU + 1) / 2, the paper's), "iou" or "l1".
     cfg.MODEL.PARAM_AP.QUALITY = "giou"

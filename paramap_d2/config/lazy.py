@@ -264,7 +264,8 @@ def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = F
         test_loader_of(cfg, cfg.train.calibrate_on)
     for head, of_head in _losses(cfg).items():
         for options in of_head:
-            check_loss((head,), options.loss, options.get("quality", "giou"))
+            others = {key: options[key] for key in ("quality", "block_gradient", "top_k") if key in options}
+            check_loss((head,), options.loss, **others)
 
 
 def _check_timm(cfg: DictConfig) -> None:

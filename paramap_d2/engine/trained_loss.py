@@ -10,14 +10,14 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from paramap_d2 import __version__
-from paramap_d2.losses import LossFileError, load_loss, save_loss
+from paramap_d2.losses import LossFileError, load_any_loss, save_loss
 from paramap_d2.modeling.box_ap_loss import box_ap_losses
 
 logger = logging.getLogger(__name__)
 
 
 class TrainedLoss(HookBase):
-    """Writes the functions and gradient scales that a model trains with to ``loss.json``. A training that goes on with
+    """Writes what a model trains with, functions and gradient scales, to ``loss.json``. A training that goes on with
     another loss than the file has says so, and keeps it as ``loss_until_<iteration>.json``.
 
     Args:
@@ -30,7 +30,7 @@ class TrainedLoss(HookBase):
     def before_train(self) -> None:
         """
         Raises:
-            LossFileError: the model's loss cannot be read, or lacks a head.
+            UserError: the model's loss cannot be read, lacks a head or has no use for an option.
         """
         losses = box_ap_losses(self.trainer.model)
         heads = {head: loss.head_loss for head, loss in losses.items()}
@@ -39,7 +39,7 @@ class TrainedLoss(HookBase):
         sources = ", ".join(dict.fromkeys(loss.loss for loss in losses.values()))
         if self.path.exists():
             try:
-                before = load_loss(self.path)
+                before = load_any_loss(self.path)
             except LossFileError as error:
                 before, reason = None, str(error)
             if before == heads:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .counts_above import CountsAbove, soft_step
-from .parameterized_ap import APLossTerms
 from .ranking_loss import (
+    APLossTerms,
     RankingLoss,
     in_working_type,
     nothing_to_rank,
@@ -36,10 +36,6 @@ class APLoss(RankingLoss):
     """
 
     qualities = ("giou",)
-
-    def __init__(self, grad_scale: float = 1.0):
-        super().__init__()
-        self.grad_scale = grad_scale
 
     def extra_repr(self) -> str:
         return f"grad_scale={self.grad_scale:g}"

@@ -68,6 +68,12 @@ class RankingFunction:
         """What stands for this function in a loss file."""
         raise NotImplementedError
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
 
 class PiecewiseLinear(RankingFunction):
     """A monotone function on [0, 1] that is linear between control points.

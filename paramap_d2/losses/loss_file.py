@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from paramap_d2.errors import UserError
 from paramap_d2.files import write_whole
 
 from .functions import FUNCTION_NAMES, SUBSTITUTIONS, PiecewiseLinear, RankingFunction
 from .parameterized_ap import checked_functions
+from .ranking_loss import check_grad_scale
+from .siblings import SIBLINGS, Sibling
 
 HEADS = ("dense", "rpn", "roi", "detr")
 """The heads that a loss file may hold: RetinaNet and other dense detectors; Faster R-CNN's two; Deformable DETR."""
@@ -36,8 +37,13 @@ class HeadLoss:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "functions", checked_functions(self.functions))
-        if not (isinstance(self.grad_scale, int | float) and 0 < self.grad_scale < math.inf):
-            raise ValueError(f"grad_scale must be a positive number, not {self.grad_scale!r}")
+        check_grad_scale(self.grad_scale)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "functions": {name: function.to_json() for name, function in self.functions.items()},
+            "grad_scale": self.grad_scale,
+        }
 
 
 def _presets() -> dict[str, Any]:
@@ -56,9 +62,23 @@ def load_loss(name_or_path: str | os.PathLike[str]) -> dict[str, HeadLoss]:
 
     Raises:
         LossFileError: no such preset or file, or one that does not hold what it should; the message names the head,
-            function and control point.
+            function and control point. A loss without functions, such as ``ap-loss``.
     """
+    losses = load_any_loss(name_or_path)
+    if any(isinstance(loss, Sibling) for loss in losses.values()):
+        raise LossFileError(
+            f"loss {os.fspath(name_or_path)!r} has no functions to start from, search or draw: it can be trained with "
+            f"alone (as MODEL.PARAM_AP.LOSS); those that have some are {', '.join(list_presets())} and loss files"
+        )
+    return losses
+
+
+def load_any_loss(name_or_path: str | os.PathLike[str]) -> dict[str, HeadLoss | Sibling]:
+    """As :func:`load_loss`, but also of losses that have no functions (:data:`~paramap_d2.losses.siblings.SIBLINGS`),
+    by their name or in the ``loss.json`` that a training with one leaves: all that a detector can train with."""
     name = os.fspath(name_or_path)
+    if name in SIBLINGS:
+        return dict.fromkeys(HEADS, Sibling(name))
     if name in SUBSTITUTIONS:
         function = SUBSTITUTIONS[name]()
         return {head: HeadLoss(dict.fromkeys(FUNCTION_NAMES, function)) for head in HEADS}
@@ -68,7 +88,8 @@ def load_loss(name_or_path: str | os.PathLike[str]) -> dict[str, HeadLoss]:
     except (OSError, UnicodeDecodeError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise LossFileError(
-            f"loss {name!r} is neither a preset ({', '.join(list_presets())}) nor a readable loss file: {reason}"
+            f"loss {name!r} is neither a preset ({', '.join(list_presets())}), nor {' or '.join(SIBLINGS)}, nor a "
+            f"readable loss file: {reason}"
         ) from None
     try:
         return parse_loss(json.loads(text))
@@ -78,7 +99,7 @@ def load_loss(name_or_path: str | os.PathLike[str]) -> dict[str, HeadLoss]:
         raise LossFileError(f"loss file {name}: {error}") from None
 
 
-def parse_loss(content: Any) -> dict[str, HeadLoss]:
+def parse_loss(content: Any) -> dict[str, HeadLoss | Sibling]:
     """The heads of a loss file's content, as read from JSON.
 
     Raises:
@@ -95,6 +116,12 @@ def parse_loss(content: Any) -> dict[str, HeadLoss]:
     for head, entry in heads.items():
         if head not in HEADS:
             raise ValueError(f"unknown head {head!r}; the heads are {', '.join(HEADS)}")
+        if isinstance(entry, dict) and set(entry) == {"loss", "grad_scale"}:
+            try:
+                result[head] = Sibling(entry["loss"], entry["grad_scale"])
+            except ValueError as error:
+                raise ValueError(f"head {head!r}: {error}") from None
+            continue
         if not isinstance(entry, dict) or not isinstance(entry.get("functions"), dict):
             raise ValueError(f'head {head!r} must hold an object "functions"')
         for key in entry:
@@ -106,11 +133,8 @@ def parse_loss(content: Any) -> dict[str, HeadLoss]:
                 functions[name] = _parse_function(value)
             except ValueError as error:
                 raise ValueError(f"head {head!r}, function {name!r}: {error}") from None
-        scale = entry.get("grad_scale", 1.0)
         try:
-            if isinstance(scale, bool):
-                raise ValueError(f"grad_scale must be a positive number, not {scale!r}")
-            result[head] = HeadLoss(functions, scale)
+            result[head] = HeadLoss(functions, entry.get("grad_scale", 1.0))
         except ValueError as error:
             raise ValueError(f"head {head!r}: {error}") from None
     return result
@@ -124,29 +148,26 @@ def _parse_function(value: Any) -> RankingFunction:
     return PiecewiseLinear(value)
 
 
-def loss_content(heads: Mapping[str, HeadLoss], meta: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def loss_content(heads: Mapping[str, HeadLoss | Sibling], meta: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a loss file holds, ready for JSON."""
     return {
         "format": FORMAT,
-        "heads": {
-            head: {
-                "functions": {name: function.to_json() for name, function in loss.functions.items()},
-                "grad_scale": loss.grad_scale,
-            }
-            for head, loss in heads.items()
-        },
+        "heads": {head: loss.to_json() for head, loss in heads.items()},
         "meta": dict(meta or {}),
     }
 
 
 def save_loss(
-    path: str | os.PathLike[str], heads: Mapping[str, HeadLoss], meta: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str], heads: Mapping[str, HeadLoss | Sibling], meta: Mapping[str, Any] | None = None
 ) -> None:
     """Writes a loss file, whole or not at all. ``meta`` says where the loss comes from; training does not read it."""
     write_whole(path, f"{json.dumps(loss_content(heads, meta), indent=1)}\n".encode())
 
 
-def head_losses(heads: Mapping[str, HeadLoss], wanted: tuple[str, ...], source: str) -> list[HeadLoss]:
+Loss = TypeVar("Loss", HeadLoss, HeadLoss | Sibling)
+
+
+def head_losses(heads: Mapping[str, Loss], wanted: tuple[str, ...], source: str) -> list[Loss]:
     """The losses of a detector's heads, in the order asked for.
 
     Raises:

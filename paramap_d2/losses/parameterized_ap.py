@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .functions import FUNCTION_NAMES, PiecewiseLinear, RankingFunction
 from .global_batch import GlobalBatch, several_processes
 from .pairwise import PairwiseSums
 from .quality_functions import QualityFunctions
+from .ranking_loss import APLossTerms, RankingLoss
 from .ranking_sums import SCORE_LIMIT, BucketSums
 
 EMPTY_DENOMINATOR = 1e-6
@@ -19,14 +19,7 @@ EMPTY_DENOMINATOR = 1e-6
 included (the function is 0 up to equal scores): it has no precision, and its ranking term is 0."""
 
 
-class APLossTerms(NamedTuple):
-    """The two terms of the loss, scalars; the loss is their sum."""
-
-    ranking: Tensor
-    localization: Tensor
-
-
-class ParameterizedAPLoss(nn.Module):
+class ParameterizedAPLoss(RankingLoss):
     """Average Precision of one head's samples, its non-differentiable parts replaced by five functions::
 
         L = 1/|P| · Σ_{i∈P} [ 1 − positive_quality(q_i)
@@ -62,17 +55,14 @@ class ParameterizedAPLoss(nn.Module):
         grad_scale: float = 1.0,
         global_batch: bool = False,
     ):
-        super().__init__()
+        super().__init__(grad_scale)
         self.functions = checked_functions(functions)
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be None or at least 1, not {top_k}")
         if top_k is not None and global_batch:
             raise ValueError("top_k and global_batch exclude each other: the k highest are those of one process")
-        if not 0 < grad_scale < float("inf"):
-            raise ValueError(f"grad_scale must be a positive number, not {grad_scale}")
         self.block_gradient = block_gradient
         self.top_k = top_k
-        self.grad_scale = float(grad_scale)
         self.global_batch = global_batch
         self._of_qualities = QualityFunctions(self.functions)
         ranking = self.functions["rank_numerator"], self.functions["rank_denominator"]

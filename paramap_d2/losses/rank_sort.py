@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .counts_above import CountsAbove, soft_step
-from .parameterized_ap import APLossTerms
 from .ranking_loss import (
+    APLossTerms,
     RankingLoss,
     in_working_type,
     nothing_to_rank,
@@ -46,10 +46,6 @@ class RankSortLoss(RankingLoss):
     """
 
     qualities = ("giou", "iou")
-
-    def __init__(self, grad_scale: float = 1.0):
-        super().__init__()
-        self.grad_scale = grad_scale
 
     def extra_repr(self) -> str:
         return f"grad_scale={self.grad_scale:g}"

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from .parameterized_ap import APLossTerms
+
+class APLossTerms(NamedTuple):
+    """The two terms of a loss, scalars; the loss is their sum."""
+
+    ranking: Tensor
+    localization: Tensor
 
 
 class RankingLoss(nn.Module):
     """A loss that ranks all samples of a batch against each other. A head needs to know no more of it than
-    ``qualities`` and :meth:`terms`."""
+    ``qualities`` and :meth:`terms`.
+
+    Args:
+        grad_scale: factor on the gradient that reaches the qualities, and with them the box branch; the value of the
+            loss does not change.
+
+    Raises:
+        ValueError: ``grad_scale`` is not positive.
+    """
 
     qualities: tuple[str, ...] | None = None
     """The kinds of :func:`paramap_d2.losses.box_quality` that :meth:`terms` takes, in their order; None: one, of the
     user's choice."""
+
+    def __init__(self, grad_scale: float = 1.0):
+        super().__init__()
+        check_grad_scale(grad_scale)
+        self.grad_scale = float(grad_scale)
 
     def terms(self, scores: Tensor, positives: Tensor, *qualities: Tensor) -> APLossTerms:
         """
@@ -28,6 +50,15 @@ class RankingLoss(nn.Module):
             to the scores and qualities; NaN or +inf in what is given makes them NaN.
         """
         raise NotImplementedError
+
+
+def check_grad_scale(value: Any) -> None:
+    """
+    Raises:
+        ValueError: it is no positive number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+        raise ValueError(f"grad_scale must be a positive number, not {value!r}")
 
 
 def in_working_type(scores: Tensor) -> Tensor:

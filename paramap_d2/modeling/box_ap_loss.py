@@ -1,10 +1,11 @@
-"""The Parameterized AP Loss of one detection head: from logits, labels and boxes to its two terms."""
+"""The ranking loss of one detection head: from logits, labels and boxes to its two terms."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -13,7 +14,17 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from paramap_d2.losses import APLossTerms, HeadLoss, ParameterizedAPLoss, box_quality, head_losses, load_loss
+from paramap_d2.losses import (
+    SIBLINGS,
+    APLossTerms,
+    HeadLoss,
+    ParameterizedAPLoss,
+    RankingLoss,
+    Sibling,
+    box_quality,
+    head_losses,
+    load_any_loss,
+)
 from paramap_d2.losses.global_batch import several_processes
 from paramap_d2.losses.quality import QUALITIES
 
@@ -27,7 +38,8 @@ class BoxAPLoss:
     Args:
         head: its key in the loss file, and its name in the event storage: ``param_ap/<head>_positives`` (number of
             positives) and ``param_ap/<head>_quality`` (their mean quality) are logged every iteration.
-        loss: a preset or the path of a loss file.
+        loss: a preset or the path of a loss file: the Parameterized AP Loss; or one of
+            :data:`paramap_d2.losses.SIBLINGS`, which have no use for the next three options.
         quality: kind of box quality, see :func:`paramap_d2.losses.box_quality`.
         block_gradient, top_k: see :class:`paramap_d2.losses.ParameterizedAPLoss`; a ``top_k`` of 0 keeps all.
         global_batch: see there too; with one process it changes nothing.
@@ -54,19 +66,23 @@ class BoxAPLoss:
         self.global_batch = global_batch
 
     @cached_property
-    def head_loss(self) -> HeadLoss:
-        """The functions and the gradient scale that it trains with.
+    def head_loss(self) -> HeadLoss | Sibling:
+        """What it trains with, and the gradient scale.
 
         Raises:
-            LossFileError: the loss cannot be read, or lacks the head.
+            UserError: the loss cannot be read, lacks the head, or has no use for an option.
         """
-        (loss,) = head_losses(load_loss(self.loss), (self.head,), self.loss)
-        return HeadLoss(loss.functions, self.grad_scale or loss.grad_scale)
+        (loss,) = head_losses(load_any_loss(self.loss), (self.head,), self.loss)
+        if isinstance(loss, Sibling):
+            loss.check_options(self.quality, self.block_gradient, self.top_k)
+        return replace(loss, grad_scale=self.grad_scale or loss.grad_scale)
 
     @cached_property
-    def ap_loss(self) -> ParameterizedAPLoss:
+    def ranking_loss(self) -> RankingLoss:
         head = self.head_loss
         together = self.global_batch and several_processes()
+        if isinstance(head, Sibling):
+            return SIBLINGS[head.name](head.grad_scale)
         return ParameterizedAPLoss(head.functions, self.block_gradient, self.top_k, head.grad_scale, together)
 
     def __call__(
@@ -91,15 +107,17 @@ class BoxAPLoss:
         """
         num_classes = logits.shape[1]
         positive = ((labels >= 0) & (labels < num_classes)).nonzero().squeeze(1)
-        quality = box_quality(boxes_of(positive), gt_boxes[positive], self.quality)
+        boxes, wanted = boxes_of(positive), gt_boxes[positive]
+        kinds = self.ranking_loss.qualities or (self.quality,)
+        qualities = [box_quality(boxes, wanted, kind) for kind in kinds]
         # By index: a mask would be read at every score, and again at every gradient.
         scores = logits.index_fill(0, (labels < 0).nonzero().squeeze(1), -torch.inf).flatten()
-        terms = self.ap_loss.terms(scores, positive * num_classes + labels[positive], quality)
+        terms = self.ranking_loss.terms(scores, positive * num_classes + labels[positive], *qualities)
         if has_event_storage():
             storage = get_event_storage()
             storage.put_scalar(f"param_ap/{self.head}{suffix}_positives", len(positive))
             if len(positive):
-                storage.put_scalar(f"param_ap/{self.head}{suffix}_quality", quality.detach().mean())
+                storage.put_scalar(f"param_ap/{self.head}{suffix}_quality", qualities[0].detach().mean())
         return terms
 
 
@@ -118,7 +136,7 @@ def warn_of_score_threshold(detector: str, key: str, threshold: float) -> None:
     """Say once what a score threshold above 0 costs."""
     if threshold > 0:
         logger.warning(
-            f"{detector}: {key} is {threshold:g}, and scores of the Parameterized AP Loss are no probabilities: in our "
+            f"{detector}: {key} is {threshold:g}, and scores of a loss that ranks are no probabilities: in our "
             "trainings false detections came to about 0.01 and true ones to 0.1; a threshold of 0.05 cost a fifth of "
             "AP, one of 0.5 left nothing. Set it to 0 unless the weights are calibrated (paramap calibrate)."
         )

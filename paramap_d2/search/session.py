@@ -255,8 +255,9 @@ def _first_individuals(options: SearchOptions, config: ProxyConfig, space: Searc
     """What --init names; by default the config's own loss, if it is one that the space holds, and the identity."""
     if options.init:
         return [space.encode(load_loss(name), f"loss {name} (--init)") for name in options.init]
+    loss = load_loss(config.loss)
     try:
-        return [space.encode(load_loss(config.loss)), space.identity()]
+        return [space.encode(loss), space.identity()]
     except UserError as error:
         logger.warning(f"the search begins without the config's own loss: {error}")
         return [space.identity()]

@@ -71,6 +71,9 @@ def test_bad_configs_are_one_line(file, text, opts, message):
         (["MODEL.RETINANET.NUM_CLASSES", "5"], "shapes_train has 3 classes, and the config's detector 5"),
         (["SOLVER.OPTIMIZER", "LION"], "SOLVER.OPTIMIZER must be SGD or ADAMW, not LION"),
         (["MODEL.PARAM_AP.LOSS", "nowhere"], "'nowhere' is neither a preset"),
+        (["MODEL.PARAM_AP.LOSS", "ap-loss", "MODEL.PARAM_AP.TOP_K", "9"], "TOP_K. .* ap-loss has no use for 9"),
+        (["MODEL.PARAM_AP.LOSS", "rank-sort", "MODEL.PARAM_AP.QUALITY", "l1"], "rank-sort has no use for 'l1'"),
+        (["MODEL.PARAM_AP.LOSS", "ap-loss", "MODEL.PARAM_AP.BLOCK_GRADIENT", "False"], "no use for False: .* True"),
         (["MODEL.PARAM_AP.QUALITY", "diou"], "QUALITY. must be one of giou, iou, l1, not 'diou'"),
         (
             ["MODEL.PARAM_AP.LOSS", "fasterrcnn-coco"],

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from detectron2.engine import DefaultPredictor
 from paramap_d2.config import add_paramap_config, read_config
 from paramap_d2.engine import Trainer
 from paramap_d2.engine.trained_loss import TrainedLoss
-from paramap_d2.losses import HeadLoss, LossFileError, load_loss, save_loss
+from paramap_d2.losses import HeadLoss, LossFileError, load_any_loss, load_loss, save_loss
 from paramap_d2.modeling import BoxAPLoss
 
 CONFIGS = Path(__file__).parents[2] / "projects" / "ParamAP" / "configs"
@@ -63,6 +64,16 @@ def test_a_training_that_goes_on_with_another_loss_says_so(tmp_path, before, cap
     assert "up to iteration 120" in record.message and "goes on with linear" in record.message
     assert (tmp_path / "loss_until_120.json").read_text() == content
     assert load_loss(path)["dense"] == load_loss("linear")["dense"]
+
+
+@pytest.mark.parametrize("first, then", [("square", "ap-loss"), ("ap-loss", "square"), ("ap-loss", "rank-sort")])
+def test_a_loss_without_functions_is_left_too(tmp_path, first, then, caplog):
+    path = tmp_path / "loss.json"
+    for start_iter, loss in ((0, first), (60, first), (120, then)):
+        hook(tmp_path, start_iter, dense=BoxAPLoss("dense", loss, grad_scale=2.0)).before_train()
+        assert load_any_loss(path)["dense"] == replace(load_any_loss(loss)["dense"], grad_scale=2.0)
+    assert load_any_loss(tmp_path / "loss_until_120.json")["dense"].grad_scale == 2.0
+    assert [r.message.count(f"goes on with {then}") for r in caplog.records] == [1]
 
 
 @pytest.mark.parametrize("start_iter", [0, 120])

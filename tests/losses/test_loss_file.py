@@ -4,15 +4,19 @@ import stat
 
 import pytest
 
+from paramap_d2.errors import UserError
 from paramap_d2.losses import (
     FUNCTION_NAMES,
     HEADS,
+    SIBLINGS,
     SUBSTITUTIONS,
     HeadLoss,
     LossFileError,
     PiecewiseLinear,
+    Sibling,
     head_losses,
     list_presets,
+    load_any_loss,
     load_loss,
     save_loss,
 )
@@ -108,6 +112,10 @@ def with_function(value, name="rank_numerator"):
     return content(functions={**LINES, name: value})
 
 
+def sibling(loss="ap-loss", grad_scale=1.0):
+    return {"format": 1, "heads": {"dense": {"loss": loss, "grad_scale": grad_scale}}}
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
@@ -133,6 +141,10 @@ def with_function(value, name="rank_numerator"):
         (with_function([[0, 0], [0.5, 0.7], [0.6, 0.4], [1, 1]], "positive_weight"),
          "head 'dense', function 'positive_weight': control point 2 has y = 0.4, below the y = 0.7 of point 1"),
         (with_function([[0, 0], [0.5], [1, 1]]), "head 'dense', function 'rank_numerator': control points must"),
+        (sibling("alrp"), "head 'dense': there is no loss 'alrp'; those without functions are ap-loss, rank-sort"),
+        (sibling([]), "head 'dense': there is no loss []"),
+        (sibling(grad_scale=True), "head 'dense': grad_scale must be a positive number, not True"),
+        (content(loss="ap-loss", grad_scale=1), "head 'dense' holds an unknown key 'loss'"),
     ],
 )  # fmt: skip
 def test_a_broken_loss_file_is_told_in_one_line(broken, message, tmp_path):
@@ -187,3 +199,25 @@ def test_a_deeply_nested_file_is_one_line(tmp_path):
     path.write_text("[" * 100_000)
     with pytest.raises(LossFileError, match="deep.json: it is nested too deeply"):
         load_loss(path)
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_a_loss_without_functions_can_be_trained_with_alone(name, tmp_path):
+    assert load_any_loss(name) == dict.fromkeys(HEADS, Sibling(name))
+    heads = {"rpn": Sibling(name, 2.0), "roi": load_loss("fasterrcnn-coco")["roi"]}
+    save_loss(tmp_path / "loss.json", heads)
+    assert load_any_loss(tmp_path / "loss.json") == heads
+    for source in (name, str(tmp_path / "loss.json")):
+        with pytest.raises(LossFileError, match=f"loss '{source}' has no functions to start from") as error:
+            load_loss(source)
+        assert "\n" not in str(error.value)
+
+
+def test_what_means_nothing_to_a_loss_without_functions_is_refused():
+    loss = Sibling("ap-loss")
+    loss.check_options("giou", True, None)
+    loss.check_options("giou", True, 0)
+    for name, value in (("quality", "iou"), ("block_gradient", False), ("top_k", 5)):
+        options = {"quality": "giou", "block_gradient": True, "top_k": 0, name: value}
+        with pytest.raises(UserError, match=rf"{name} \(MODEL.PARAM_AP.{name.upper()}\).*ap-loss has no use for"):
+            loss.check_options(**options)

@@ -123,7 +123,7 @@ def test_built_from_a_lazy_config():
     model = instantiate(OmegaConf.create(OmegaConf.to_container(lazy), flags={"allow_objects": True}))
     found, _ = losses(model, images())
     assert all(loss.isfinite() for loss in found.values())
-    assert model.criterion.num_classes == 3 and model.criterion.box_ap_loss.ap_loss.top_k == 30
+    assert model.criterion.num_classes == 3 and model.criterion.box_ap_loss.ranking_loss.top_k == 30
 
 
 def test_a_diverged_model_says_so():

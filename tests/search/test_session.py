@@ -175,6 +175,8 @@ def test_an_exception_in_the_loss_is_the_losss(tmp_path, tiny, monkeypatch):
         ({"init": ["nowhere.json"]}, [], "'nowhere.json' is neither a preset"),
         ({"init": ["square"]}, [], "loss square .--init.: function .* not piecewise linear"),
         ({"init": ["fasterrcnn-coco"]}, [], "has no head 'dense'"),
+        ({"init": ["rank-sort"]}, [], "'rank-sort' has no functions to start from"),
+        ({}, ["MODEL.PARAM_AP.LOSS", "ap-loss"], "'ap-loss' has no functions to start from"),
         ({"config_file": "nowhere.yaml"}, [], "config file nowhere.yaml does not exist"),
         ({"resume": True}, [], "no search to resume"),
         ({}, ["SOLVER.MAX_ITERS", "5"], "config option SOLVER.MAX_ITERS 5: Non-existent"),
