@@ -10,8 +10,8 @@ from pathlib import Path
 from .parser import CommandParser
 
 DESCRIPTION = """
-Progress, best loss so far, failures with their reasons, utilisation of the workers and time left of a search that runs
-or has ended. Reads its search.db and changes nothing.
+Whether a search is running, done, interrupted, failed or dead; progress, best loss so far, failures with their reasons,
+utilisation of the workers, time left, what runs now, and the command to type next. Reads OUT and changes nothing there.
 """
 
 EXAMPLES = """
@@ -30,11 +30,11 @@ def build_parser() -> CommandParser:
 
 def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
-    from paramap_d2.search.status import read_search, status_text
+    from paramap_d2.search.life import overview
 
-    search = read_search(options.output)
+    text = overview(options.output)
     try:
-        print(status_text(*search), flush=True)
+        print(text, flush=True)
     except BrokenPipeError:  # read by something like head, which has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -5,16 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import portalocker
 from rich.console import Console
 
 from paramap_d2.errors import NoResultError, UserError
-from paramap_d2.files import remove_parts
 from paramap_d2.losses import HeadLoss, head_losses, load_loss
 
 from .algorithms import Algorithm, build_algorithm
@@ -25,6 +21,8 @@ from .deadline import Deadline, TimeUp
 from .display import Curves, ProgressBar, lines
 from .evolution import GenerationEnd, Schedule, evolve, generation_line, write_results
 from .executors.local import Executor, InlineExecutor, ProcessExecutor, processors
+from .heartbeat import INTERRUPTED, TRAININGS, Heartbeat
+from .lock import only_one
 from .main_guard import check_main_guard
 from .metric import check_metric
 from .options import SearchOptions
@@ -35,7 +33,8 @@ from .settings import open_store
 from .space import Genome, SearchSpace
 from .status import STORE, duration, progress
 from .stopping import RULES
-from .store import Store, StoreError
+from .store import Store
+from .trainings import SearchProgress
 
 logger = logging.getLogger("paramap_d2.search")
 
@@ -98,10 +97,17 @@ def run_search(options: SearchOptions) -> Candidate:
             "workers": options.workers,
         }
         with (
-            _only_one(folder, options.resume),
+            only_one(folder, options.resume),
             open_store(folder, settings, kept, options.resume, options.accept_changes, config.defaults) as store,
         ):
-            proxy = Proxy(config, space, options.metric, str(folder / "evaluations"), options.checkpoint_proxies)
+            proxy = Proxy(
+                config,
+                space,
+                options.metric,
+                str(folder / "evaluations"),
+                options.checkpoint_proxies,
+                running=str(folder / TRAININGS),
+            )
             return _run(options, folder, space, algorithm, schedule, proxy, executor, store)
     finally:
         executor.close()
@@ -157,6 +163,7 @@ def _run(
     console = Console(stderr=True)
     bar = ProgressBar(console, options.metric, schedule.planned(algorithm))
     curves = Curves(folder / "tensorboard")
+    heartbeat = Heartbeat(folder)
     written, took = -math.inf, 0.0
 
     def results() -> None:
@@ -178,7 +185,11 @@ def _run(
         if time.monotonic() - written > 20 * took:  # the workers wait meanwhile
             results()
 
-    with lines(folder, console), bar:
+    def on_progress(now: SearchProgress) -> None:
+        bar.show(now)
+        heartbeat.show(now)
+
+    with lines(folder, console), bar, heartbeat:
         logger.info(
             f"{schedule.planned(algorithm)} evaluations of {space.genes} genes ({', '.join(space.heads)}), "
             f"{executor.workers} at a time; watch with tensorboard --logdir {folder}"
@@ -194,12 +205,13 @@ def _run(
                     executor,
                     store,
                     schedule,
-                    on_progress=bar.show,
+                    on_progress=on_progress,
                     on_generation=on_generation,
                     deadline=deadline,
                 )
         except TimeUp:
             logger.info(f"ended after {options.hours:g} h, as --hours has it; go on with --resume")
+            heartbeat.end(INTERRUPTED, f"after {options.hours:g} h, as --hours has it")
         except NoResultError as error:
             logger.error(str(error))
             raise NoResultError(f"{error}; what became of each is in {folder / 'report.html'}") from None
@@ -304,28 +316,3 @@ def _executor(options: SearchOptions) -> Executor:
         options.threads,
         options.env,
     )
-
-
-@contextmanager
-def _only_one(folder: Path, resume: bool) -> Iterator[None]:
-    """Holds the folder's lock, which goes with this process however it ends; makes the folder of a new search."""
-    if resume and not folder.is_dir():
-        raise StoreError(f"{folder} does not exist: there is no search to resume")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = portalocker.Lock(
-            folder / ".lock",
-            "w",
-            timeout=0,
-            flags=portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING,
-        )
-        lock.acquire()
-    except portalocker.exceptions.LockException:
-        raise StoreError(f"another search is running in {folder}; wait for it or choose another folder") from None
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be the output folder ({error.strerror}); choose another one") from None
-    remove_parts(folder)  # of a search that was killed while it wrote
-    try:
-        yield
-    finally:
-        lock.release()

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from paramap_d2.errors import UserError
 
 from .older_stores import told_by_version_2
+from .snapshot import snapshot
 
 SCHEMA_VERSION = 3
 
@@ -123,7 +124,8 @@ _MIGRATIONS = {
 class Store:
     """The SQLite file of a search. Every row is committed as it is added; finished rows never change.
 
-    One process writes; any number may read at the same time.
+    One process writes; any number may read at the same time, each what was there when it began
+    (:mod:`paramap_d2.search.snapshot`).
     """
 
     def __init__(self, path: str | os.PathLike[str], readonly: bool = False):
@@ -134,9 +136,10 @@ class Store:
         self.path = Path(path)
         if readonly and not self.path.is_file():
             raise StoreError(f"{self.path} does not exist: there is no search there")
-        address = f"{self.path.absolute().as_uri()}?mode={'ro' if readonly else 'rwc'}"
-        self._db = None
+        self._db, self._open = None, ExitStack()
         try:
+            place = self._open.enter_context(snapshot(self.path)) if readonly else self.path
+            address = f"{place.absolute().as_uri()}?mode={'ro' if readonly else 'rwc'}"
             self._db = sqlite3.connect(address, uri=True, timeout=30, isolation_level=None)
             tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not tables and not readonly:
@@ -156,7 +159,7 @@ class Store:
         except StoreError:
             self.close()
             raise
-        except (sqlite3.Error, TypeError, ValueError) as error:
+        except (sqlite3.Error, TypeError, ValueError, OSError) as error:
             self.close()
             raise StoreError(f"{self.path} {UNREADABLE}: {error}") from None
 
@@ -196,6 +199,7 @@ class Store:
         if self._db is not None:
             self._db.close()
             self._db = None
+        self._open.close()
 
     def __enter__(self) -> Store:
         return self

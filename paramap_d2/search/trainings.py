@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,14 +14,24 @@ from .store import CONFIRM, FAILED, FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH
 
 
 @dataclass(frozen=True)
+class Running:
+    """A training under way."""
+
+    task: Task
+    worker: int
+    started: float  # seconds since the epoch
+
+
+@dataclass(frozen=True)
 class SearchProgress:
-    """How far a search has come, told after every evaluation."""
+    """How far a search has come, told when an evaluation begins or ends."""
 
     generation: int | None  # None in the final and confirming trainings
     done: int  # evaluations that have ended, of the whole search
     total: int  # as many as are known to come
     best: float | None  # highest fitness so far: the mean of a loss with repeats, or a single one of this generation
     made: int  # evaluations of this run
+    running: tuple[Running, ...] = ()
 
 
 class Trainings:
@@ -30,7 +41,7 @@ class Trainings:
         evaluate, executor: what a task is evaluated by, and where.
         retries: of what the machine failed, at most.
         planned: proxies that are known to come from the start.
-        on_progress: is told after every evaluation.
+        on_progress: is told when an evaluation begins or ends.
 
     Attributes:
         done: an evaluation for every task so far, in the order in which they were asked for.
@@ -53,6 +64,7 @@ class Trainings:
         self.generation: int | None = 0
         self.made = 0
         self._best: float | None = None
+        self._running: dict[int, Running] = {}
         self._planned, self._extra = planned, 0
         ended = [e for e in store.evaluations() if e.status != INTERRUPTED]
         self._tries = Counter(map(_key_of, ended))
@@ -100,10 +112,15 @@ class Trainings:
 
     def _attempt(self, tasks: Sequence[Task], places: Sequence[int], found: list[Evaluation | None]) -> None:
         tries = [replace(tasks[place], attempt=self._tries[_key(tasks[place])] + 1) for place in places]
-        ending = self.executor.run(self.evaluate, tries)
+        self._running = {}
+
+        def begin(order: int, worker: int) -> None:
+            self._running[order] = Running(tries[order], worker, time.time())
+            self._tell(found)
 
         def keep(order: int, outcome: Outcome) -> None:
             task = tries[order]
+            self._running.pop(order, None)
             # A training that was killed cannot say how long it was to be.
             outcome.planned = task.iterations or outcome.planned
             if outcome.status == FAILED and not outcome.log and (log := getattr(self.evaluate, "log", None)):
@@ -126,6 +143,7 @@ class Trainings:
                 found[places[order]] = evaluation
                 self._tell(found)
 
+        ending = self.executor.run(self.evaluate, tries, begin)
         try:
             for order, outcome in ending:
                 keep(order, outcome)
@@ -147,7 +165,8 @@ class Trainings:
             highest.append(self._best)
         total = max(self._planned + self._extra, len(self.done) + len(current))
         done = len(self.done) + len(ended)
-        self.on_progress(SearchProgress(self.generation, done, total, max(highest, default=None), self.made))
+        running = tuple(self._running.values())
+        self.on_progress(SearchProgress(self.generation, done, total, max(highest, default=None), self.made, running))
 
 
 def _key(task: Task) -> tuple:

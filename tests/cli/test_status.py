@@ -26,12 +26,14 @@ def search(tmp_path):
 def test_tells_how_far_a_search_is(search, capsys):
     assert run("status", [str(search)]) == 0
     assert capsys.readouterr().out.splitlines() == [
+        "search       dead",  # or of another version: it has no lock, and is not done
         "evaluations  3 of 8 (38%): 2 finished, 1 failed",
         "generation   0, the last will be 1",
         "best so far  AP50 33.25, evaluation 2, generation 0",
         "compute      3 min in 3 min: workers 100% busy",
         "time left    about 5 min",
         "diverged     1 × loss is NaN at iteration 12",
+        f"next         paramap evolve --resume --output-dir {search}",
     ]
 
 

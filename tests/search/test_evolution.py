@@ -89,7 +89,7 @@ def test_interrupted_evaluations_are_made_again(tmp_path):
 
 def test_results_do_not_depend_on_the_order_of_ending(tmp_path):
     class Backwards(InlineExecutor):
-        def run(self, evaluate, tasks):
+        def run(self, evaluate, tasks, on_start):
             yield from reversed(list(super().run(evaluate, tasks)))
 
     assert story(search(tmp_path / "a")) == story(search(tmp_path / "b", executor=Backwards()))
@@ -101,11 +101,14 @@ def test_progress_and_generations_are_told(tmp_path):
         tmp_path,
         generations=2,
         told={
-            "on_progress": lambda p: told.append((p.generation, p.done, p.total)),
+            "on_progress": told.append,
             "on_generation": lambda end: lines.append(generation_line(end.number, end.evaluations, end.best, "AP")),
         },
     )
-    assert told == [(0, n, 11) for n in range(7)] + [(1, n, 11) for n in range(6, 12)]
+    ends = [(p.generation, p.done, p.total) for p in told if not p.running]
+    assert ends == [(0, n, 11) for n in range(7)] + [(1, n, 11) for n in range(6, 12)]
+    begun = [(p.done, r.task.generation, r.task.position, r.worker) for p in told for r in p.running]
+    assert begun == [(n, 0, n, 0) for n in range(6)] + [(6 + n, 1, n, 0) for n in range(5)]
     assert lines[0].startswith("generation 0: 6 evaluations, AP best ")
 
 
@@ -172,7 +175,7 @@ def test_with_everything_on_a_search_still_resumes_to_the_same_end(tmp_path, aft
 
 def test_with_everything_on_the_order_of_ending_does_not_matter(tmp_path):
     class Backwards(InlineExecutor):
-        def run(self, evaluate, tasks):
+        def run(self, evaluate, tasks, on_start):
             yield from reversed(list(super().run(evaluate, tasks)))
 
     there = search(tmp_path / "a", noisy, **EVERYTHING)
@@ -271,7 +274,7 @@ def test_early_stopping_spares_iterations_and_changes_no_other_training(tmp_path
 class Interrupting(InlineExecutor):
     """Ctrl-C while the fourth task runs."""
 
-    def run(self, evaluate, tasks):
+    def run(self, evaluate, tasks, on_start):
         for place, outcome in super().run(evaluate, tasks):
             if place == 3:
                 yield place, Outcome(INTERRUPTED, seconds=1.0)
@@ -292,7 +295,7 @@ def test_an_interruption_that_strikes_between_evaluations_reaches_the_executor(t
     class Telling(InlineExecutor):
         """Two tasks at a time: the second runs on while the first is told."""
 
-        def run(self, evaluate, tasks):
+        def run(self, evaluate, tasks, on_start):
             for place in range(0, len(tasks), 2):
                 try:
                     yield place, evaluate(tasks[place])

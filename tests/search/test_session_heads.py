@@ -27,7 +27,7 @@ class FakeConfig:
 class FakeExecutor:
     workers, threads = 1, 1
 
-    def run(self, evaluate, tasks):
+    def run(self, evaluate, tasks, on_start=None):
         for place, task in enumerate(tasks):
             # What a proxy would train with: all heads, whichever is searched.
             assert set(evaluate.space.decode(task.genome)) == set(evaluate.config.heads)

@@ -27,12 +27,15 @@ def test_rows_come_back_as_they_were_added(tmp_path):
 
 
 def test_a_row_is_there_for_other_processes_at_once(tmp_path):
-    with Store(tmp_path / "search.db") as store, Store(tmp_path / "search.db", readonly=True) as reader:
-        assert reader.evaluations() == []
-        added = store.add(evaluation())
-        assert reader.evaluations() == [added]
-        with pytest.raises(StoreError, match="readonly"):
-            reader.add(evaluation())
+    with Store(tmp_path / "search.db") as store:
+        with Store(tmp_path / "search.db", readonly=True) as reader:
+            assert reader.evaluations() == []
+            added = store.add(evaluation())
+            assert reader.evaluations() == []  # as it was
+            with pytest.raises(StoreError, match="readonly"):
+                reader.add(evaluation())
+        with Store(tmp_path / "search.db", readonly=True) as reader:
+            assert reader.evaluations() == [added]
 
 
 def test_settings(tmp_path):

@@ -28,9 +28,17 @@ from .processors import processors
 
 Evaluate = Callable[[Task], Outcome]
 
+OnStart = Callable[[int, int], None]
+
+
+def unheard(place: int, worker: int) -> None:
+    """An :data:`OnStart` for whom it does not matter."""
+
 
 class Executor(Protocol):
     """``run`` yields every task's place with its outcome, in the order in which they end; ``close`` ends all work.
+
+    ``on_start`` is told the place and the worker of a task when it begins.
 
     A KeyboardInterrupt in ``run`` (raised there, or thrown into it by who iterates) ends what is running, yields
     each of these tasks with an outcome of status ``interrupted``, and is raised again.
@@ -39,7 +47,9 @@ class Executor(Protocol):
     workers: int
     threads: int  # of torch, that a proxy has
 
-    def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]: ...
+    def run(
+        self, evaluate: Evaluate, tasks: Sequence[Task], on_start: OnStart = unheard
+    ) -> Iterator[tuple[int, Outcome]]: ...
 
     def close(self) -> None: ...
 
@@ -62,7 +72,9 @@ class InlineExecutor:
 
         return self._threads or torch.get_num_threads()
 
-    def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+    def run(
+        self, evaluate: Evaluate, tasks: Sequence[Task], on_start: OnStart = unheard
+    ) -> Iterator[tuple[int, Outcome]]:
         if self._threads:
             import torch
 
@@ -70,6 +82,7 @@ class InlineExecutor:
         for place, task in enumerate(tasks):
             started = time.time()
             try:
+                on_start(place, 0)
                 outcome = evaluate(task)
             except KeyboardInterrupt:
                 yield place, interrupted(started)
@@ -110,7 +123,9 @@ class ProcessExecutor:
             for slot in range(workers)
         ]
 
-    def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+    def run(
+        self, evaluate: Evaluate, tasks: Sequence[Task], on_start: OnStart = unheard
+    ) -> Iterator[tuple[int, Outcome]]:
         waiting = list(enumerate(tasks))
         idle = list(range(self.workers))
         running: dict[Future, tuple[int, int, float]] = {}
@@ -121,6 +136,7 @@ class ProcessExecutor:
                     slot = idle.pop(0)
                     future = self._schedule(slot, evaluate, task)
                     running[future] = place, slot, time.time()
+                    on_start(place, slot)
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     place, slot, started = running.pop(future)

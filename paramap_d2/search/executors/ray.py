@@ -19,7 +19,7 @@ from paramap_d2.search.proxies.failures import first_line
 from paramap_d2.search.proxies.proxy import Outcome, Task
 from paramap_d2.search.store import KILLED, OTHER, TIME
 
-from .local import Evaluate, attempt, end_after, end_together, failed, interrupted
+from .local import Evaluate, OnStart, attempt, end_after, end_together, failed, interrupted, unheard
 
 FORWARDED = ("DETECTRON2_DATASETS", "PARAMAP_DATASETS", "FVCORE_CACHE", "TORCH_HOME")
 """Environment variables that a worker takes over from the search."""
@@ -108,7 +108,9 @@ class RayExecutor:
             self.close()
             raise
 
-    def run(self, evaluate: Evaluate, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+    def run(
+        self, evaluate: Evaluate, tasks: Sequence[Task], on_start: OnStart = unheard
+    ) -> Iterator[tuple[int, Outcome]]:
         waiting = deque(range(len(tasks)))
         try:
             while waiting or any(slot.job for slot in self._slots):
@@ -120,6 +122,7 @@ class RayExecutor:
                         place = waiting.popleft()
                         slot.job = _Job(place, time.time(), time.monotonic() + (self.timeout or math.inf))
                         slot.awaited = slot.actor.attempt.remote(evaluate, tasks[place])
+                        on_start(place, slot.number)
                 for slot in self._ended():
                     job = slot.job
                     if job is None:

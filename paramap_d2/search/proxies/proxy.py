@@ -24,6 +24,7 @@ from paramap_d2.search.store import DIVERGED, FAILED, FINISHED, LOSS, MEMORY, NO
 from .checkpoint import Checkpoint as TrainingState
 from .config import ProxyConfig, Results
 from .failures import cause_of, first_line
+from .progress import TrainingProgress
 from .versions import versions
 
 if TYPE_CHECKING:
@@ -54,6 +55,12 @@ class Task:
     iterations: int | None = None
     checkpoints: Sequence[Checkpoint] = ()
     attempt: int = 1
+
+    @property
+    def name(self) -> str:
+        """Of its folder; the same for all attempts."""
+        longer = "" if self.iterations is None else f"_{self.iterations}"
+        return f"g{self.generation:03d}_{self.position:03d}_s{self.seed}{longer}"
 
 
 @dataclass
@@ -97,6 +104,7 @@ class Proxy:
         folder: where each evaluation gets a folder of its own, for its loss file and log.
         checkpoint_every: iterations after which a training's state is kept, for the next try to go on from; None for
             none.
+        running: folder for a file of each training under way that tells how far it is; None for none.
     """
 
     config: ProxyConfig
@@ -104,6 +112,7 @@ class Proxy:
     metric: str
     folder: str
     checkpoint_every: int | None = None
+    running: str | None = None
 
     def __call__(self, task: Task) -> Outcome:
         folder = self._folder_of(task)
@@ -111,9 +120,10 @@ class Proxy:
         outcome = Outcome(FAILED, started=time.time(), versions=versions())
         begin = time.perf_counter()
         log_path, hooks = self.log(task), []
+        progress = TrainingProgress(self.running and Path(self.running) / f"{task.name}.json")
         with _logging_to(log_path):
             try:
-                self._evaluate(task, folder, outcome, hooks)
+                self._evaluate(task, folder, outcome, hooks, progress)
             except HopelessError as error:
                 outcome.status, outcome.error = STOPPED, str(error)
             except (FloatingPointError, StuckError) as error:
@@ -121,6 +131,7 @@ class Proxy:
             except (Exception, SystemExit) as error:
                 traceback.print_exc()
                 self._failed(outcome, error, hooks)
+        progress.remove()
         outcome.seconds = time.perf_counter() - begin
         checkpoint = self._checkpoint(task)
         if checkpoint is not None and (outcome.status != FAILED or outcome.cause == LOSS):
@@ -142,8 +153,7 @@ class Proxy:
         return self._folder_of(task) / ("log.txt" if task.attempt == 1 else f"log_{task.attempt}.txt")
 
     def _folder_of(self, task: Task) -> Path:
-        longer = "" if task.iterations is None else f"_{task.iterations}"
-        return Path(self.folder) / f"g{task.generation:03d}_{task.position:03d}_s{task.seed}{longer}"
+        return Path(self.folder) / task.name
 
     def _failed(self, outcome: Outcome, error: BaseException, hooks: Sequence[HookBase]) -> None:
         outcome.status, outcome.cause, outcome.error = FAILED, cause_of(error), first_line(error)
@@ -153,7 +163,9 @@ class Proxy:
             # What a detector of such weights gives, many a library refuses in words of its own.
             outcome.status, outcome.cause, outcome.error = DIVERGED, "", f"weights are not finite: {outcome.error}"
 
-    def _evaluate(self, task: Task, folder: Path, outcome: Outcome, hooks: list[HookBase]) -> None:
+    def _evaluate(
+        self, task: Task, folder: Path, outcome: Outcome, hooks: list[HookBase], progress: TrainingProgress
+    ) -> None:
         from paramap_d2.losses import save_loss
 
         loss_file = folder / "loss.json"
@@ -161,7 +173,7 @@ class Proxy:
 
         def watch(evaluate: Callable[[], Results]) -> HookBase:
             fitness = lambda: self._fitness(evaluate(), outcome)  # noqa: E731
-            hooks.append(_watch(task, outcome, self.metric, fitness, self._checkpoint(task)))
+            hooks.append(_watch(task, outcome, self.metric, fitness, self._checkpoint(task), progress))
             return hooks[-1]
 
         results = self.config.train(loss_file, folder, task.seed, watch, task.iterations)
@@ -181,21 +193,31 @@ class Proxy:
 
 
 def _watch(
-    task: Task, outcome: Outcome, metric: str, fitness: Callable[[], float], state: TrainingState | None
+    task: Task,
+    outcome: Outcome,
+    metric: str,
+    fitness: Callable[[], float],
+    state: TrainingState | None,
+    progress: TrainingProgress,
 ) -> HookBase:
     """The hook of a proxy training; its class is made late because it needs Detectron2.
 
     Args:
         outcome: is told the iterations and the curve.
         fitness: evaluates the model as it is.
+        progress: where to tell how far it is.
     """
     from detectron2.engine import HookBase
 
     class Watch(HookBase):
-        """Ends a training whose losses stay at 1 or that is hopeless, counts its iterations and leaves the loss curve
-        in the log."""
+        """Ends a training whose losses stay at 1 or that is hopeless, counts its iterations, leaves the loss curve in
+        the log and tells how far it is."""
 
         stuck = 0
+        loss: float | None = None
+
+        def tell(self, phase: str) -> None:
+            progress.tell(outcome.iterations, outcome.planned, self.loss, outcome.curve, phase)
 
         def start(self, trainer: TrainerBase, loader_in_process: bool) -> int:
             """The iteration to begin with, where an earlier try left off; the trainer is put there."""
@@ -210,9 +232,10 @@ def _watch(
         def before_train(self) -> None:
             outcome.planned = self.trainer.max_iter
             self.thresholds = {math.ceil(share * outcome.planned): least for share, least in task.checkpoints}
+            self.tell("training")
 
         def after_step(self) -> None:
-            loss = self.trainer.storage.latest()["total_loss"][0]
+            self.loss = loss = self.trainer.storage.latest()["total_loss"][0]
             self.stuck = self.stuck + 1 if loss > 0.5 and abs(loss - round(loss)) <= STUCK_MARGIN else 0
             if self.stuck > STUCK_ITERATIONS:
                 raise StuckError(f"the loss stayed at {loss:.0f} for more than {STUCK_ITERATIONS} iterations")
@@ -223,12 +246,18 @@ def _watch(
                 self.check(self.thresholds[outcome.iterations])
             if state is not None and outcome.iterations % state.every == 0 and outcome.iterations < outcome.planned:
                 state.save(self.trainer, {"stuck": self.stuck, "curve": outcome.curve})
+            if progress.due():
+                self.tell("training")
+
+        def after_train(self) -> None:
+            self.tell("evaluating")
 
         def not_finite(self) -> bool:
             model = getattr(self.trainer, "model", None)  # none before the training began
             return model is not None and not all(p.isfinite().all() for p in model.parameters())
 
         def check(self, least: float | None) -> None:
+            self.tell("evaluating")
             with unnoticed():
                 reached = fitness()
             outcome.fitness = reached if math.isfinite(reached) else 0.0

@@ -17,6 +17,7 @@ from paramap_d2.files import write_whole
 from paramap_d2.losses import HeadLoss
 from paramap_d2.losses.loss_file import loss_content
 from paramap_d2.search.candidates import Candidate, fitness_text, noise, ranked_candidates
+from paramap_d2.search.commands import training_command
 from paramap_d2.search.confirmation import handed_over, signed, verdict, verdict_text
 from paramap_d2.search.space import SearchSpace
 from paramap_d2.search.status import duration, progress
@@ -80,7 +81,7 @@ def report_html(
         interrupted=[e for e in evaluations if e.status == INTERRUPTED],
         best=best,
         best_rows=_functions(space.decode(best.genome), space) if best else [],
-        command=_training_command(settings, folder / "best.json", folder / "retrained") if best else "",
+        command=training_command(settings, folder / "best.json", folder / "retrained") if best else "",
         candidates=[_row(candidate, space, others) for candidate in ranking[:BEST]],
         candidate_count=len(ranking),
         final_iterations=ranking[0].final.first.planned if ranking and ranking[0].final else None,
@@ -138,18 +139,6 @@ def _row(candidate: Candidate, space: SearchSpace, others: Sequence[str]) -> dic
         "grad_scales": ", ".join(f"{losses[head].grad_scale:.3g}" for head in space.heads),
         "file": base64.b64encode(json.dumps(content, indent=1).encode()).decode(),
     }
-
-
-def _training_command(settings: Mapping[str, Any], loss: Path, output: Path) -> str:
-    config = str(settings.get("config_file") or "CONFIG")
-    opts = map(str, settings.get("opts") or [])
-    if config.endswith(".py"):
-        command = "train-lazy"
-        ours = [*(f"{key}={loss}" for key in settings["loss_keys"]), f"train.output_dir={output}"]
-    else:
-        command = "train"
-        ours = ["MODEL.PARAM_AP.LOSS", str(loss), "OUTPUT_DIR", str(output)]
-    return shlex.join(["paramap", command, "--config-file", config, *opts, *ours])
 
 
 def _setting(value: Any) -> str:
