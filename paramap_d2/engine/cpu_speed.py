@@ -19,6 +19,8 @@ from detectron2.modeling.backbone import ResNet
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
+from paramap_d2.modeling.timm_backbone import TimmBackbone
+
 MANY_WEIGHTS = 6
 """Weights of a stage for each element of its input, above which its maps are put channels first."""
 
@@ -49,12 +51,15 @@ def fast_training() -> Iterator[None]:
 
 
 def channels_last_on_cpu(model: nn.Module) -> nn.Module:
-    """The same model; its ResNets hold large maps channels last where they run on a CPU, which normalization, pooling
-    and most convolutions are faster with. Stages of many weights and small maps, which would spend their time in
-    ordering weights, hold them channels first. Results are the same up to rounding; nothing changes on other devices.
-    (By hooks, which TorchScript cannot compile: a model to be scripted is built without.)"""
+    """The same model; its backbones hold maps channels last where they run on a CPU, which normalization, pooling and
+    most convolutions are faster with: timm's all of them (EfficientNet-Lite0 takes a fifth off a RetinaNet's step), a
+    ResNet but those of stages with many weights and small maps, which would spend their time in ordering weights.
+    Results are the same up to rounding; nothing changes on other devices. (By hooks, which TorchScript cannot compile:
+    a model to be scripted is built without.)"""
     for module in model.modules():
-        if isinstance(module, ResNet):
+        if isinstance(module, TimmBackbone):
+            module.register_forward_pre_hook(partial(_in_its_order, 0))
+        elif isinstance(module, ResNet):
             for stage in (module.stem, *module.stages):
                 weights = sum(p.numel() for p in stage.parameters())
                 stage.register_forward_pre_hook(partial(_in_its_order, weights))

@@ -13,6 +13,7 @@ from paramap_d2.config.lazy import read_lazy_config
 from paramap_d2.engine import Trainer
 from paramap_d2.engine.cpu_speed import MANY_WEIGHTS, channels_last_on_cpu
 from paramap_d2.engine.lazy import build_model as build_lazy_model
+from paramap_d2.modeling.timm_backbone import TimmBackbone
 
 LAST = torch.channels_last
 
@@ -45,6 +46,19 @@ def test_large_maps_lie_channels_last_and_small_ones_do_not():
         model(torch.randn(1, 3, 4 * side, 4 * side))
         assert seen == {"stem": True, "res2": True, "res3": last}
         assert (weights <= MANY_WEIGHTS * 64 * side**2) == last
+
+
+def test_a_timm_backbone_holds_all_its_maps_channels_last_and_finds_the_same():
+    torch.manual_seed(0)
+    plain = TimmBackbone("tf_efficientnet_lite0", out_features=("res3", "res5")).double()
+    other = channels_last_on_cpu(copy.deepcopy(plain))
+    x, found = torch.randn(2, 3, 64, 64, dtype=torch.float64), []
+    for model in (plain, other):
+        maps = model(x)
+        sum(m.square().mean() for m in maps.values()).backward()
+        found.append((maps, [p.grad for p in model.parameters()]))
+        assert all(m.is_contiguous(memory_format=LAST) == (model is other) for m in maps.values())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-9)
 
 
 def test_maps_elsewhere_than_on_a_cpu_are_left_alone():
