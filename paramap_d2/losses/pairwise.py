@@ -140,3 +140,10 @@ class PairwiseSums:
         of_rated += self._extra * sums_over_positives(self._rated_scores, self._anchor, {of[0]: grads[0]})
         value = {self._functions[0].of_difference: grads[0]}
         return grad, of_rated, sums_over_positives(self._rated_scores, self._anchor, value)
+
+    def of_samples(self, weight: Tensor) -> Tensor:
+        result = torch.zeros_like(self._scores)
+        terms = {self._functions[0].of_difference: weight}
+        for index in _chunks(self._scores, self._lowest, len(self._anchor)):
+            result[index] = sums_over_positives(self._scores[index], self._anchor, terms).to(result.dtype)
+        return result

@@ -6,7 +6,6 @@ import math
 from numbers import Real
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 
@@ -59,26 +58,3 @@ def check_grad_scale(value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
         raise ValueError(f"grad_scale must be a positive number, not {value!r}")
-
-
-def in_working_type(scores: Tensor) -> Tensor:
-    """Half precision as float32."""
-    return scores if scores.dtype == torch.float64 else scores.float()
-
-
-def poison(scores: Tensor, *qualities: Tensor) -> Tensor:
-    """NaN where a score is NaN or +inf or a quality no finite number, else 0; a scalar of the scores' type."""
-    peak = scores.detach().amax().clamp(min=0) if len(scores) else scores.new_zeros(())
-    probe = peak + sum(quality.detach().sum(dtype=torch.float64) for quality in qualities)
-    return (probe - probe).to(scores.dtype)
-
-
-def nothing_to_rank(scores: Tensor, *qualities: Tensor) -> APLossTerms:
-    """The terms of a batch without positives."""
-    nothing = scores[:0].sum() + sum(quality[:0].sum().to(scores.dtype) for quality in qualities)
-    return APLossTerms(nothing + poison(scores, *qualities), nothing.detach())
-
-
-def with_gradient_times(value: Tensor, factor: float) -> Tensor:
-    """The value as it is, its gradient multiplied."""
-    return value if factor == 1 else factor * value + (1 - factor) * value.detach()

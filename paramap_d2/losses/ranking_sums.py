@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .bucket_lookup import fill_buckets, search
+from .bucket_lookup import CHUNK, fill_buckets, search
 from .functions import PiecewiseLinear
 
 SCORE_LIMIT = 2.0**24
@@ -147,6 +147,19 @@ class BucketSums:
         below = (tables[0] * self._width).cumsum(0)
         of_weight = (below[-1] - below.index_select(0, self._rated_bucket)).addcmul_(slope, self._rated_distance)
         return grad, of_rated, of_weight
+
+    def of_samples(self, weight: Tensor) -> Tensor:
+        """Σ_i weight_i · numerator(s_j − a_i), without the w_j: (A,) float64 to (N,) of the scores' type."""
+        slope = self._slope_tables(weight[None])[0]
+        below = (slope * self._width).cumsum(0)
+        # f = value + slope · s in each bucket. The lowest bucket has neither, and no lower edge.
+        value = (below[-1] - below).addcmul_(slope, self._lower.nan_to_num(0.0, 0.0))
+        kept = self._like if self._kept is None else self._like.index_select(0, self._kept)
+        result = torch.empty_like(kept)
+        for bucket, score, place in zip(self._bucket.split(CHUNK), kept.split(CHUNK), result.split(CHUNK), strict=True):
+            of_part = value.index_select(0, bucket).addcmul_(slope.index_select(0, bucket), score)
+            place.copy_(of_part.nan_to_num_(0.0))  # 0 · −inf
+        return result if self._kept is None else torch.zeros_like(self._like).index_copy_(0, self._kept, result)
 
 
 def _worth_looking_up(scores: Tensor, edge: Tensor) -> Tensor | None:

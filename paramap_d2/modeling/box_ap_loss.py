@@ -82,7 +82,7 @@ class BoxAPLoss:
         head = self.head_loss
         together = self.global_batch and several_processes()
         if isinstance(head, Sibling):
-            return SIBLINGS[head.name](head.grad_scale)
+            return SIBLINGS[head.name](head.grad_scale, together)
         return ParameterizedAPLoss(head.functions, self.block_gradient, self.top_k, head.grad_scale, together)
 
     def __call__(

@@ -12,7 +12,7 @@ from cases import SEARCHED, built
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
-from paramap_d2.losses import FUNCTION_NAMES, ParameterizedAPLoss
+from paramap_d2.losses import FUNCTION_NAMES, SIBLINGS, ParameterizedAPLoss
 
 KINDS = {"exact": SEARCHED, "pairwise": dict.fromkeys(FUNCTION_NAMES, "sigmoid")}
 
@@ -66,37 +66,57 @@ def loss_and_gradients(loss_fn, scores, quality, targets):
     return loss.detach(), scores.grad, quality.grad
 
 
+class AsForward:
+    """A loss of terms() alone, called as ParameterizedAPLoss.forward is."""
+
+    def __init__(self, loss_fn):
+        self.loss_fn = loss_fn
+
+    def __call__(self, scores, quality, targets):
+        positives = (targets == 1).nonzero().squeeze(1)
+        quality = quality[positives]
+        given = [quality, (quality * 16).round() / 16][: len(self.loss_fn.qualities)]
+        terms = self.loss_fn.terms(scores.masked_fill(targets < 0, -math.inf), positives, *given)
+        return terms.ranking + 2 * terms.localization
+
+
+def pairs():
+    """(name, the loss of one process, the same of several) of every kind."""
+    for kind, functions in KINDS.items():
+        for block_gradient in (True, False):
+            options = {"block_gradient": block_gradient, "grad_scale": 3.0}
+            losses = (ParameterizedAPLoss(built(functions), **options, global_batch=g) for g in (False, True))
+            yield f"{kind}, block_gradient={block_gradient}", *losses
+    for name, kind in SIBLINGS.items():
+        yield name, *(AsForward(kind(3.0, global_batch=g)) for g in (False, True))
+
+
 def check_all(rank, processes):
     for case in CASES:
         sizes = sizes_of(case, processes)
         batch = whole_batch(case, sizes)
         own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-        for kind, functions in KINDS.items():
-            for block_gradient in (True, False):
-                options = {"block_gradient": block_gradient, "grad_scale": 3.0}
-                alone = ParameterizedAPLoss(built(functions), **options)
-                together = ParameterizedAPLoss(built(functions), **options, global_batch=True)
-                wanted = loss_and_gradients(alone, *batch)
-                got = loss_and_gradients(together, *(x[own] for x in batch))
-                about = f"{case}, {kind}, block_gradient={block_gradient}, {rank} of {processes}"
-                torch.testing.assert_close(got[0], wanted[0], rtol=1e-12, atol=1e-15, equal_nan=True, msg=about)
-                if case == "NaN of one":
-                    assert math.isnan(got[0]), about
-                    continue
-                for mine, of_all in zip(got[1:], wanted[1:], strict=True):
-                    largest = float(of_all.abs().amax())
-                    # DistributedDataParallel averages over the processes.
-                    wrong = (mine / processes - of_all[own]).abs() > 1e-12 * largest
-                    assert not wrong.any(), (about, mine[wrong] / processes, of_all[own][wrong])
+        for kind, alone, together in pairs():
+            wanted = loss_and_gradients(alone, *batch)
+            got = loss_and_gradients(together, *(x[own] for x in batch))
+            about = f"{case}, {kind}, {rank} of {processes}"
+            torch.testing.assert_close(got[0], wanted[0], rtol=1e-12, atol=1e-15, equal_nan=True, msg=about)
+            if case == "NaN of one":
+                assert math.isnan(got[0]), about
+                continue
+            for mine, of_all in zip(got[1:], wanted[1:], strict=True):
+                largest = float(of_all.abs().amax())
+                # DistributedDataParallel averages over the processes.
+                wrong = (mine / processes - of_all[own]).abs() > 1e-12 * largest
+                assert not wrong.any(), (about, mine[wrong] / processes, of_all[own][wrong])
 
 
 def check_that_validation_needs_nobody(rank, processes):
     if rank == 0:
-        scores, quality, targets = whole_batch("plain", [50])
-        together = ParameterizedAPLoss(built(SEARCHED), global_batch=True)
-        with torch.no_grad():
-            alone = ParameterizedAPLoss(built(SEARCHED))(scores, quality, targets)
-            assert torch.equal(together(scores, quality, targets), alone)
+        batch = whole_batch("plain", [50])
+        for _, alone, together in pairs():
+            with torch.no_grad():
+                assert torch.equal(together(*batch), alone(*batch))
 
 
 def check_that_what_is_sent_does_not_grow_with_the_samples(rank, processes):
@@ -109,21 +129,25 @@ def check_that_what_is_sent_does_not_grow_with_the_samples(rank, processes):
 
         return call
 
-    together = ParameterizedAPLoss(built(SEARCHED), global_batch=True)
+    kinds = [ParameterizedAPLoss(built(SEARCHED), global_batch=True)]
+    kinds += [kind(global_batch=True) for kind in SIBLINGS.values()]
     dist.all_gather, dist.all_reduce = counting("all_gather", 1), counting("all_reduce", 0)
     try:
-        for samples, positives in ((1_000, 10), (50_000, 10), (50_000, 20)):
-            sent.append(0)
-            scores = torch.randn(samples, requires_grad=True)
-            loss = together.terms(scores, torch.arange(positives), torch.rand(positives)).ranking
-            before = sent[-1]
-            loss.backward()
-            assert sent[-1] == before, "a message in the backward pass"
+        for together in kinds:
+            sent.clear()
+            for samples, positives in ((1_000, 10), (50_000, 10), (50_000, 20)):
+                sent.append(0)
+                scores = torch.randn(samples, requires_grad=True)
+                given = [torch.rand(positives) for _ in together.qualities or "q"]
+                loss = together.terms(scores, torch.arange(positives), *given).ranking
+                before = sent[-1]
+                loss.backward()
+                assert sent[-1] == before, "a message in the backward pass"
+            few, many_samples, many_positives = sent
+            assert 0 < few == many_samples < many_positives <= 200 * 20 * processes
     finally:
         for name, call in calls.items():
             setattr(dist, name, call)
-    few, many_samples, many_positives = sent
-    assert 0 < few == many_samples < many_positives <= 200 * 20 * processes
 
 
 def work(rank, processes, port, results):
@@ -173,7 +197,7 @@ def test_several_processes_train_as_one_with_the_whole_batch(tmp_path):
     for child in children:
         child.start()
     for child in children:
-        child.join(150)
+        child.join(400)
     stuck = [child for child in children if child.is_alive()]
     for child in stuck:
         child.kill()

@@ -16,7 +16,7 @@ def sums_and_gradients(path, scores, positives, rated, weight, base_weight, func
     sums = path(scores, anchor, *functions, rated, weight - base_weight, base_weight)
     of_scores, of_rated, of_weight = sums.gradient(grads)
     of_scores[rated] = of_rated.to(of_scores.dtype)
-    return *sums.sums, *sums.slopes, of_scores, of_weight
+    return *sums.sums, *sums.slopes, of_scores, of_weight, sums.of_samples(grads[0])
 
 
 def assert_paths_agree(scores, targets, functions, base_weight=0.75, tolerance=1e-9):

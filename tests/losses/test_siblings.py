@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from paramap_d2.losses.ap_loss import APLoss
-from paramap_d2.losses.rank_sort import RankSortLoss
+from paramap_d2.losses import SIBLINGS, APLoss, ParameterizedAPLoss, RankingLoss, RankSortLoss, error_driven
+from paramap_d2.losses.pairwise import PairwiseSums
 
 
 def step(d, delta):
@@ -79,9 +79,9 @@ def test_ap_loss_is_the_double_loop(seed, grid):
     ranking, boxes = APLoss().terms(scores, positives, giou)
     want, update = ap_loop(scores.tolist(), positives.tolist())
     of_scores, of_giou = torch.autograd.grad(ranking + boxes, (scores, giou))
-    assert float(ranking) == pytest.approx(want, rel=1e-9)
+    assert ranking.item() == pytest.approx(want, rel=1e-9)
     assert of_scores.tolist() == pytest.approx(update, rel=1e-9, abs=1e-12)
-    assert float(boxes) == pytest.approx(2 - 2 * float(giou.mean()))
+    assert boxes.item() == pytest.approx(2 - 2 * giou.mean().item())
     assert of_giou.tolist() == pytest.approx([-2 / len(giou)] * len(giou))
 
 
@@ -92,10 +92,10 @@ def test_rank_sort_is_the_double_loop(seed, grid):
     ranking, boxes = RankSortLoss().terms(scores, positives, giou, iou)
     want, update = rank_sort_loop(scores.tolist(), positives.tolist(), iou.tolist())
     of_scores, of_giou = torch.autograd.grad(ranking + boxes, (scores, giou))
-    assert float(ranking) == pytest.approx(want, rel=1e-9)
+    assert ranking.item() == pytest.approx(want, rel=1e-9)
     assert of_scores.tolist() == pytest.approx(update, rel=1e-9, abs=1e-12)
     # The self-balance: the box term has the ranking term's value, and its gradient is that value over its own.
-    assert float(boxes) == pytest.approx(want)
+    assert boxes.item() == pytest.approx(want)
     share = scores.detach()[positives].sigmoid()
     share = share / share.sum()
     own = float((share * 2 * (1 - giou.detach())).sum())
@@ -114,3 +114,78 @@ def test_nothing_to_rank_half_precision_and_nan(loss):
     scores = scores.detach().clone()
     scores[5] = torch.nan
     assert loss.terms(scores, positives, *given).ranking.isnan()
+
+
+def thousands(dtype, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(5000, generator=generator, dtype=torch.float64)
+    scores[(torch.rand(5000, generator=generator) < 0.6)] -= 40
+    scores = (scores * 2**6).round() / 2**6  # many ties, many differences of exactly ±δ
+    positives = torch.randperm(5000, generator=generator)[:400]
+    scores[positives] += 0.5
+    scores[7] = -torch.inf
+    giou, iou = torch.rand(2, 400, generator=generator, dtype=torch.float64)
+    return scores.to(dtype), positives, giou, iou
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", SIBLINGS.values())
+def test_the_fast_sums_are_those_over_all_pairs(kind, dtype, monkeypatch):
+    found = []
+    for path in (error_driven.BucketSums, PairwiseSums):
+        monkeypatch.setattr(error_driven, "BucketSums", path)
+        scores, positives, *given = thousands(dtype)
+        given = [quality.requires_grad_() for quality in given[: len(kind.qualities)]]
+        terms = kind().terms(scores.requires_grad_(), positives, *given)
+        (3 * terms.ranking + terms.localization).backward()
+        assert terms.ranking > 0.1 and scores.grad.count_nonzero() > 1000
+        found.append((*terms, scores.grad, given[0].grad))
+    for fast, slow in zip(*found, strict=True):
+        tolerance = 1e-6 if fast.dtype == torch.float32 else 1e-11
+        torch.testing.assert_close(fast, slow, rtol=tolerance, atol=tolerance * float(slow.abs().max()))
+
+
+@pytest.mark.parametrize("kind", SIBLINGS.values())
+@pytest.mark.parametrize("far", [2.0**25, 1e30, -(2.0**25)])
+def test_scores_beyond_the_fast_sums(kind, far):
+    """A negative far above, or a positive far below."""
+    scores, positives, giou, iou = batch(0)
+    scores[positives[0] if far < 0 else 1] = far
+    scores.requires_grad_()
+    given = [giou, iou][: len(kind.qualities)]
+    ranking = kind().terms(scores, positives, *given).ranking
+    loop = rank_sort_loop if kind is RankSortLoss else ap_loop
+    want, update = loop(scores.tolist(), positives.tolist(), *(q.tolist() for q in given[1:]))
+    (of_scores,) = torch.autograd.grad(ranking, scores)
+    assert ranking.item() == pytest.approx(want, rel=1e-9)
+    assert of_scores.tolist() == pytest.approx(update, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", SIBLINGS.values())
+def test_a_loss_keeps_nothing_from_batch_to_batch(kind):
+    """The self-balance of RS Loss, too, is of the batch alone: a training resumes without it."""
+    loss, (scores, positives, *given) = kind(), batch(0)
+    given = given[: len(kind.qualities)]
+    first = loss.terms(scores, positives, *given)
+    other = batch(1)
+    loss.terms(*other[: 2 + len(given)])
+    assert loss.terms(scores, positives, *given) == first and loss.state_dict() == {}
+
+
+@pytest.mark.parametrize("kind", SIBLINGS.values())
+def test_the_gradient_scale_is_of_the_boxes_alone(kind):
+    found = []
+    for scale in (1.0, 3.0):
+        scores, positives, *given = batch(0)
+        giou = given[0].requires_grad_()
+        terms = kind(scale).terms(scores.requires_grad_(), positives, *given[: len(kind.qualities)])
+        sum(terms).backward()
+        found.append((*terms, scores.grad, giou.grad))
+    for once, thrice, factor in zip(*found, (1, 1, 1, 3), strict=True):
+        torch.testing.assert_close(thrice, factor * once)
+    with pytest.raises(ValueError, match="grad_scale must be a positive number, not 0"):
+        kind(0)
+
+
+def test_all_of_them_are_ranking_losses():
+    assert all(issubclass(kind, RankingLoss) for kind in (ParameterizedAPLoss, *SIBLINGS.values()))
