@@ -19,7 +19,7 @@ from .heartbeat import DEAD, DONE, FAILED, INTERRUPTED, RUNNING
 from .names import loss_names
 from .status import duration, progress, read_search, status_text
 from .store import INTERRUPTED as CUT_OFF
-from .store import Evaluation
+from .store import SEARCH, Evaluation
 
 
 @dataclass(frozen=True)
@@ -122,26 +122,34 @@ def life_text(life: Life, now: float | None = None) -> str:
     """State, where and how long, in one line."""
     now = time.time() if now is None else now
     text = life.state
-    if life.state == RUNNING:
-        if life.host:
-            text += f" on {life.host} (process {life.pid})"
-        if life.begun:
-            text += f" for {duration(now - life.begun)}"
-    elif life.why:
-        text += f": {life.why}"
-    if life.state != RUNNING and life.seen:
-        text += f"; last seen {duration(max(0.0, now - life.seen))} ago"
-    return text
+    if life.alive:
+        text += f" on {life.host} (process {life.pid})" if life.host else ""
+        text += f" for {duration(max(0.0, now - life.begun))}" if life.begun else ""
+        return text
+    ago = f"{duration(max(0.0, now - life.seen))} ago" if life.seen else ""
+    if life.state == DEAD:
+        return "; ".join(filter(None, [f"{text}: {life.why}" if life.why else text, ago and f"last seen {ago}"]))
+    return f"{text} {ago}".rstrip() + (f": {life.why}" if life.why else "")
+
+
+def training_name(training: TrainingNow, name: str = "") -> str:
+    """Which training it is.
+
+    Args:
+        name: of its loss, where that has one.
+    """
+    parts = [f"generation {training.generation}, loss {training.position}" + (f" ({name})" if name else "")]
+    if training.stage != SEARCH:
+        parts.append(f"{training.stage}, seed {training.seed}")
+    if training.attempt > 1:
+        parts.append(f"attempt {training.attempt}")
+    return ", ".join(parts)
 
 
 def training_text(training: TrainingNow, metric: str, name: str = "", now: float | None = None) -> str:
     """What a training is and how far, in one line."""
     now = time.time() if now is None else now
-    parts = [f"generation {training.generation}, loss {training.position}" + (f" ({name})" if name else "")]
-    if training.stage != "search":
-        parts.append(f"{training.stage}, seed {training.seed}")
-    if training.attempt > 1:
-        parts.append(f"attempt {training.attempt}")
+    parts = [training_name(training, name)]
     if training.iteration is None:
         parts.append(training.phase)
     else:
@@ -169,8 +177,8 @@ def next_commands(life: Life, output: str | os.PathLike[str], settings: Mapping[
     return [training_command(settings, best, Path(folder) / "retrained")] if best.exists() else [resume]
 
 
-def overview(output: str | os.PathLike[str]) -> str:
-    """Everything that ``paramap status`` tells, as lines.
+def overview(output: str | os.PathLike[str]) -> tuple[Life, str]:
+    """How the search in a folder is, and everything that ``paramap status`` tells of it, as lines.
 
     Raises:
         StoreError: no search is there, or its store cannot be read.
@@ -183,4 +191,4 @@ def overview(output: str | os.PathLike[str]) -> str:
         name = names.get(tuple(training.genome), "")
         lines.append(f"worker {training.worker:<5} {training_text(training, metric, name)}")
     lines += [f"next         {command}" for command in next_commands(life, output, settings)]
-    return "\n".join(lines)
+    return life, "\n".join(lines)

@@ -1,3 +1,4 @@
+import re
 import shutil
 import sqlite3
 
@@ -118,3 +119,35 @@ def test_a_store_that_was_copied(search, tmp_path, capsys):
     copy.mkdir()
     shutil.copy(search / "search.db", copy)
     assert run("status", [str(copy)]) == 0
+
+
+@pytest.mark.parametrize("how", [["--serve", "0"], ["--watch"]])
+def test_ctrl_c_is_the_way_to_end_it(search, capsys, monkeypatch, how):
+    def ctrl_c(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("socketserver.BaseServer.serve_forever", ctrl_c)
+    monkeypatch.setattr("paramap_d2.search.watch.watch", ctrl_c)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    before = sorted(p.name for p in search.iterdir())
+    assert run("status", [str(search), *how]) == 0
+    assert capsys.readouterr().err == ""
+    assert sorted(p.name for p in search.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--serve", "OUT"], "--serve: a port is a number, not 'OUT'; OUT comes before --serve"),
+        (["OUT", "--serve", "70000"], "--serve: a port is from 0 .any that is free. to 65535, not 70000"),
+        (["OUT", "--watch", "--serve"], "--serve: not allowed with argument --watch"),
+        (["OUT", "--host", "0.0.0.0"], "--host is an option of --serve"),
+        (["nowhere", "--serve"], "nowhere/search.db does not exist"),
+        (["nowhere", "--watch"], "nowhere/search.db does not exist"),
+    ],
+)
+def test_options_that_do_not_fit(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    assert run("status", options) == 2
+    errors = capsys.readouterr().err
+    assert re.search(message, errors) and errors.count("\n") == 1

@@ -41,7 +41,7 @@ def test_a_search_that_has_its_lock_runs(tmp_path):
 def test_a_search_that_ended_has_said_how(tmp_path, said):
     write_status(tmp_path, state=said, why="so", host=ELSEWHERE)
     assert state(tmp_path) == said
-    assert life_text(read_life(tmp_path, (), {})).startswith(f"{said}: so; last seen ")
+    assert life_text(read_life(tmp_path, (), {}), now=time.time() + 120).startswith(f"{said} 2 min ago: so")
 
 
 def test_on_another_host_the_heartbeat_tells(tmp_path):
@@ -112,7 +112,9 @@ def test_names_of_first_losses_are_told_with_what_runs(tmp_path):
         store.write_settings({"initial": [[0.5]], "options": {"init": ["retinanet-coco"]}, "metric": "AP50"})
     training(tmp_path, "{", started=time.time())
     before = sorted(os.listdir(tmp_path))
-    lines = overview(tmp_path).splitlines()
+    life, text = overview(tmp_path)
+    lines = text.splitlines()
+    assert life.alive
     assert lines[0] == "search       running on another.host (process 42) for 1 min"
     assert "worker 0     generation 1, loss 2 (retinanet-coco), starting, for 0 s" in lines
     assert lines[-1] == f"next         paramap status {tmp_path} --serve"
