@@ -1,0 +1,212 @@
+#!/usr/bin/env python
+"""Who finds how much by how many proxies: the algorithms on a surrogate of a real task.
+
+The proxies of real searches of one config (their stores, packed in ``benchmarks/results/`` or in a search's folder)
+are regressed on what they tried: AP on the five functions' values at eight places each and the log of the gradient
+scale. A proxy that was ended early counts with the AP that it would have come to, by a line through those that were
+trained to their end. Two regressions are tried, a Gaussian process and a random forest; the one whose
+predictions of held-out proxies rank them better (Spearman, ten folds) is the surrogate, and its error there, the
+trainings' noise included, the noise of the simulated proxies.
+
+Then every algorithm searches the surrogate from the identity, at an equal budget, many times. Told is what the
+surrogate gives for the algorithm's own centre (what a search confirms and hands over) after so many proxies, and how
+many proxies the centre needs to the AP of the reference loss. A surrogate knows little of what no search has tried:
+predictions are never above the best that was seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import lzma
+import math
+import random
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy
+
+EXAMPLES = """examples:
+  python benchmarks/surrogate.py benchmarks/results/bccd_ga.db.xz benchmarks/results/bccd_cmaes.db.xz
+  python benchmarks/surrogate.py output/search --reference retinanet-coco --runs 20
+"""
+
+PLACES = numpy.linspace(0, 1, 10)[1:-1]
+"""Where functions are looked at; at 0 and 1 all of them are 0 and 1."""
+
+FOLDS = 10
+BUDGETS = (32, 64, 96, 160, 320)
+
+
+def read_store(path: Path) -> tuple[list, dict]:
+    """Evaluations and settings of a search's folder, a store or an xz-packed store."""
+    from paramap_d2.search.status import read_search
+
+    if path.is_dir():
+        return read_search(path)
+    with tempfile.TemporaryDirectory() as folder:
+        data = path.read_bytes()
+        (Path(folder) / "search.db").write_bytes(lzma.decompress(data) if path.suffix == ".xz" else data)
+        return read_search(folder)
+
+
+def features(genome: list[float], space) -> list[float]:
+    found = []
+    for loss in space.decode(genome).values():
+        for function in loss.functions.values():
+            xs, ys = zip(*function.points, strict=True)
+            found += numpy.interp(PLACES, xs, ys).tolist()
+        found.append(math.log10(loss.grad_scale))
+    return found
+
+
+def last_aps(evaluations: list) -> list[tuple[list[float], float]]:
+    """Genome and AP at the full length, of proxies alone."""
+    from paramap_d2.search.store import FINISHED, REPEAT, SEARCH, STOPPED
+
+    proxies = [e for e in evaluations if e.stage in (SEARCH, REPEAT) and e.counts]
+    looks: dict[int, list[tuple[float, float]]] = {}
+    for e in proxies:
+        if e.status == FINISHED:
+            for iteration, ap in e.curve:
+                looks.setdefault(int(iteration), []).append((ap, e.fitness))
+    lines = {at: numpy.polyfit(*zip(*pairs, strict=True), 1) for at, pairs in looks.items() if len(pairs) > 5}
+    found = []
+    for e in proxies:
+        if e.status == STOPPED:
+            at, ap = e.curve[-1]
+            if int(at) not in lines:
+                continue
+            found.append((e.genome, max(ap, float(numpy.polyval(lines[int(at)], ap)))))
+        else:
+            found.append((e.genome, e.fitness))
+    return found
+
+
+def regressions() -> dict:
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    kernel = ConstantKernel(1.0) * Matern(5.0, nu=2.5) + WhiteKernel(0.1)
+    process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=2, random_state=0)
+    return {
+        "Gaussian process": make_pipeline(StandardScaler(), process),
+        "random forest": RandomForestRegressor(500, min_samples_leaf=2, random_state=0),
+    }
+
+
+class Surrogate:
+    """AP by genome; fitted to what searches of one space have tried."""
+
+    def __init__(self, tried: list[tuple[list[float], float]], space):
+        from scipy.stats import spearmanr
+        from sklearn.model_selection import KFold, cross_val_predict
+
+        self.space, x, y = (
+            space,
+            numpy.array([features(g, space) for g, _ in tried]),
+            numpy.array([a for _, a in tried]),
+        )
+        self.best, self.scores = float(y.max()), {}
+        folds = KFold(FOLDS, shuffle=True, random_state=0)
+        for name, model in regressions().items():
+            held_out = cross_val_predict(model, x, y, cv=folds)
+            upper = y >= numpy.median(y)
+            self.scores[name] = (
+                float(spearmanr(held_out, y).statistic),
+                float(spearmanr(held_out[upper], y[upper]).statistic),
+                float(numpy.sqrt(numpy.mean((held_out - y)[upper] ** 2))),
+            )
+        self.name = max(self.scores, key=lambda name: self.scores[name][0])
+        self.noise = self.scores[self.name][2]
+        self.model = regressions()[self.name].fit(x, y)
+
+    def __call__(self, genomes: list[list[float]]) -> list[float]:
+        found = self.model.predict(numpy.array([features(g, self.space) for g in genomes]))
+        return [min(self.best, max(0.0, float(ap))) for ap in found]
+
+
+def climb(surrogate: Surrogate, algorithm: str, population: int, budget: int, run: int) -> list[tuple[int, float]]:
+    """Proxies so far and AP of the centre, after every generation of one search."""
+    from paramap_d2.search.algorithms import build_algorithm
+
+    start = surrogate.space.identity()
+    rounds = math.ceil(budget / population)
+    searching = build_algorithm(algorithm, surrogate.space.genes, population, run, [start], generations=rounds)
+    noise, used, found = random.Random(f"{algorithm} {run}"), 0, []
+    while used < budget:
+        genomes = searching.ask()[: budget - used]
+        used += len(genomes)
+        searching.tell([max(0.0, ap + noise.gauss(0, surrogate.noise)) for ap in surrogate(genomes)])
+        centre = searching.centre()
+        found.append((used, surrogate([centre])[0] if centre is not None else math.nan))
+    return found
+
+
+def table(surrogate: Surrogate, target: float, populations: dict[str, int], runs: int) -> str:
+    budget = max(BUDGETS)
+    lines = [
+        "| algorithm | generation | "
+        + " | ".join(f"{b} proxies" for b in BUDGETS)
+        + f" | proxies to {target:.1f} AP |",
+        "| --- | ---: |" + " ---: |" * (len(BUDGETS) + 1),
+    ]
+    for algorithm, population in populations.items():
+        climbs = [climb(surrogate, algorithm, population, budget, run) for run in range(runs)]
+        cells = []
+        for b in BUDGETS:
+            aps = [[ap for used, ap in c if used <= b][-1] for c in climbs]
+            error = statistics.stdev(aps) / math.sqrt(runs) if runs > 1 else math.nan
+            cells.append(f"{statistics.fmean(aps):.1f} ± {error:.1f}")
+        needed = [next((used for used, ap in c if ap >= target), math.inf) for c in climbs]
+        middle = statistics.median(needed)
+        reached = sum(math.isfinite(n) for n in needed)
+        cells.append(f"{middle:.0f} ({reached} of {runs})" if math.isfinite(middle) else f"never ({reached} of {runs})")
+        lines.append(f"| `{algorithm}` | {population} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("searches", type=Path, nargs="+", help="folders of searches, or their stores, packed by xz or not")
+    p.add_argument("--reference", default="retinanet-coco", help="the loss to reach (default retinanet-coco)")
+    p.add_argument("--runs", type=int, default=40, help="simulated searches of each algorithm (default 40)")
+    p.add_argument("--population", type=int, default=16, help="of all but ppo (default 16)")
+    p.add_argument("--ppo-population", type=int, default=8, help="of ppo (default 8, the paper's)")
+    return p
+
+
+def main() -> None:
+    from paramap_d2.losses import load_loss
+    from paramap_d2.search.space import SearchSpace
+
+    options = parser().parse_args()
+    read = [read_store(path) for path in options.searches]
+    spaces = [settings["space"] for _, settings in read]
+    if any(space != spaces[0] for space in spaces):
+        raise SystemExit("error: the searches are of different spaces")
+    space = SearchSpace.described(spaces[0])
+    tried = list(itertools.chain.from_iterable(last_aps(evaluations) for evaluations, _ in read))
+    if len(tried) < 5 * FOLDS:
+        raise SystemExit(f"error: {len(tried)} proxies are too few to learn from; {5 * FOLDS} would do")
+    surrogate = Surrogate(tried, space)
+    print(f"{len(tried)} proxies, best {surrogate.best:.1f} AP; held out, ten folds:\n")
+    print(
+        "| regression | Spearman | of the better half | its root mean square error (AP) |\n| --- | ---: | ---: | ---: |"
+    )
+    for name, (rho, upper, error) in surrogate.scores.items():
+        print(f"| {name} | {rho:.2f} | {upper:.2f} | {error:.1f} |")
+    target, start = surrogate([space.encode(load_loss(options.reference), options.reference), space.identity()])
+    print(f"\nBy the {surrogate.name}: {options.reference} {target:.1f} AP, the identity {start:.1f}.\n")
+    populations = dict.fromkeys(("ga", "cmaes", "random"), options.population) | {"ppo": options.ppo_population}
+    print(table(surrogate, target, populations, options.runs))
+
+
+if __name__ == "__main__":
+    main()
