@@ -36,7 +36,7 @@ def build_parser() -> CommandParser:
 def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     from paramap_d2.losses import load_loss
-    from paramap_d2.search.report.figures import draw_functions, merge_equal
+    from paramap_d2.search.report.functions import draw_functions, merge_equal
 
     rows = {}
     for name in options.losses:

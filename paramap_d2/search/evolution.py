@@ -19,8 +19,10 @@ from .candidates import Candidate, best_candidate, fitness_text, ranked_candidat
 from .confirmation import confirming_tasks, handed_over, starting_loss, verdict
 from .deadline import Deadline
 from .executors.local import Evaluate, Executor
+from .names import loss_names
 from .proxies.proxy import Task
-from .report.figures import draw_functions, draw_history
+from .report.functions import draw_functions
+from .report.history import draw_history
 from .report.page import write_report
 from .space import Genome, SearchSpace
 from .stopping import checkpoints
@@ -251,7 +253,7 @@ def write_results(folder: Path, store: Store, space: SearchSpace) -> None:
         }
         save_loss(folder / "best.json", losses, meta)
         draw_functions(losses, folder / "functions.png")
-    draw_history(evaluations, folder / "history.png", settings.get("metric", "AP"))
+    draw_history(evaluations, folder / "history.png", settings.get("metric", "AP"), loss_names(settings))
     write_report(evaluations, space, settings, folder / "report.html")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .algorithms.sampling import rounded
+from .store import REPEAT, SEARCH, Evaluation
 
 
 def loss_names(settings: Mapping[str, Any]) -> dict[tuple[float, ...], str]:
@@ -28,9 +29,13 @@ def loss_names(settings: Mapping[str, Any]) -> dict[tuple[float, ...], str]:
     return names
 
 
-def loss_name(genome: Sequence[float], names: Mapping[tuple[float, ...], str], number: int) -> str:
-    """A loss's name; without one the number of its first evaluation, such as ``#17``."""
-    return names.get(tuple(genome)) or f"#{number}"
+def all_names(evaluations: Iterable[Evaluation], settings: Mapping[str, Any]) -> dict[tuple[float, ...], str]:
+    """What every loss of a search is called. One that was never asked for is the algorithm's centre."""
+    names = loss_names(settings)
+    centre = f"centre of {settings.get('algorithm', 'the search')}"
+    for e in sorted(evaluations, key=lambda e: (e.stage not in (SEARCH, REPEAT), e.id)):
+        names.setdefault(tuple(e.genome), f"#{e.id}" if e.stage in (SEARCH, REPEAT) else centre)
+    return names
 
 
 def _short(name: str) -> str:

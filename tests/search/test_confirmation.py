@@ -20,6 +20,7 @@ from paramap_d2.search.confirmation import (
     confirmation_seed,
     half_width,
     handed_over,
+    signed,
     starting_loss,
     verdict,
     verdict_text,
@@ -284,4 +285,6 @@ def test_loss_file_report_and_status_tell_which_and_the_gain(tmp_path, better):
     assert load_loss(tmp_path / "best.json") == space.decode(meta["genome"])
     assert f"confirmed    {text}" in status_text(evaluations, settings).splitlines()
     page = (tmp_path / "report.html").read_text()
-    assert text.split(": ", 1)[1] in page and "Gain over the start" in page
+    low, high = map(signed, found.interval)
+    assert signed(found.gain) in page and f"95 % interval {low} to {high}" in page
+    assert ("No gain over the start" in page) != better

@@ -1,6 +1,7 @@
 import pytest
 
-from paramap_d2.search.names import loss_name, loss_names
+from paramap_d2.search.names import all_names, loss_names
+from paramap_d2.search.store import Evaluation
 
 FIRST, SECOND = [0.1234567, 0.5], [0.25, 0.75]
 
@@ -26,7 +27,14 @@ def test_of_equal_losses_the_first_name_stays():
     assert list(loss_names({"initial": [FIRST], "config_loss": "sigmoid"}).values()) == ["identity"]
 
 
-def test_other_losses_are_called_by_their_number():
-    names = loss_names({"initial": [SECOND]})
-    assert loss_name(SECOND, names, 4) == "start 1" and loss_name(FIRST, names, 4) == "#4"
-    assert loss_names({}) == {}
+def test_other_losses_are_called_by_their_number_and_what_nobody_asked_for_is_the_centre():
+    rows = [
+        Evaluation(0, 0, SECOND, 0, "finished", 1.0, id=1),
+        Evaluation(0, 1, [0.3, 0.3], 0, "finished", 1.0, id=2),
+        Evaluation(9, 0, [0.4, 0.4], 0, "finished", 1.0, stage="confirm", id=3),
+        Evaluation(9, 0, [0.5, 0.5], 0, "finished", 1.0, stage="final", id=4),
+        Evaluation(8, 0, [0.5, 0.5], 0, "finished", 1.0, id=5),  # after its final training, in a search that went on
+    ]
+    names = all_names(rows, {"initial": [SECOND], "algorithm": "cmaes"})
+    assert names == {(0.25, 0.75): "start 1", (0.3, 0.3): "#2", (0.5, 0.5): "#5", (0.4, 0.4): "centre of cmaes"}
+    assert all_names([], {}) == {}

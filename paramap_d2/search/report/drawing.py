@@ -6,6 +6,8 @@ import html
 import io
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -82,15 +84,24 @@ LIGHT = Palette("#ffffff", "#1b1f24", "#666d7a", "#dfe3e8", "#0072b2", "#d55e00"
 DARK = Palette("#15181c", "#e6e8eb", "#9aa3ae", "#363c45", "#56b4e9", "#ff7a52", "#e79cc8", _ramp(0.36, 0.93))
 """For a dark one."""
 
+LIGHT_PANEL, DARK_PANEL = "#f5f6f8", "#1e2228"
+"""Backgrounds of panels of a page."""
+
 PLACEHOLDERS = Palette(*(f"#0b0c0{i}" for i in range(7)), tuple(f"#0b0c{i + 16:02x}" for i in range(12)))
 _VARIABLES = {colour: f"var(--{name})" for name, colour in PLACEHOLDERS.names()}
 
 
-def chart() -> tuple[Figure, Axes]:
-    """An empty picture for a page."""
-    with matplotlib.rc_context(PLACEHOLDERS.rc(9)):
-        figure = Figure(figsize=(4.8, 3), layout="constrained")
-        return figure, figure.subplots()
+LETTERS = 10
+"""Their size in pictures for a page, in units of the pictures' width. A :func:`chart` is 346 units wide: on a screen of
+360 pixels its letters still have more than 9."""
+
+
+@contextmanager
+def chart(height: float = 3.3) -> Iterator[tuple[Figure, Axes]]:
+    """An empty picture for a page, as high as so many inches of a width of 4.8, and the settings to draw in it."""
+    with matplotlib.rc_context(PLACEHOLDERS.rc(LETTERS)):
+        figure = Figure(figsize=(4.8, height), layout="constrained")
+        yield figure, figure.subplots()
 
 
 def inline_svg(figure: Figure, key: str, label: str, scroll: bool = False) -> str:
