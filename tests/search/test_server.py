@@ -58,7 +58,7 @@ def test_the_page_is_the_report_with_what_goes_on_above_it(search, ask):
     content = text(page)
     for once in ('<section id="live"', 'id="connection"', "<script>", "<main", "</h1>", "<h1"):
         assert content.count(once) == 1, once
-    assert content.index("</h1>") < content.index('id="live"') < content.index("The best loss")
+    assert content.index("</h1>") < content.index('id="live"') < content.index("The functions")
     assert "src=" not in content and 'href="http' not in content  # nothing from elsewhere
     assert f"paramap evolve --resume --output-dir {search}" in content
     assert int(ask("", "HEAD").headers["Content-Length"]) == len(content.encode())
