@@ -17,7 +17,7 @@ from paper_rows import RESULTS
 from paramap_d2.losses import HeadLoss, load_loss
 from paramap_d2.search.confirmation import half_width
 from paramap_d2.search.report.drawing import LIGHT, save_figure
-from paramap_d2.search.report.figures import draw_functions
+from paramap_d2.search.report.functions import draw_functions
 
 Rows = Mapping[str, Mapping[str, Any]]
 
