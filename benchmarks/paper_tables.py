@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -213,6 +214,7 @@ def print_plan(table: str, wanted: Sequence[Any], rows: Mapping, workers: int) -
 
 def run(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of finally: no training is left behind
     warnings.filterwarnings("ignore", category=FutureWarning)
     from paper_plans import Plan, missing
     from paper_rows import CONFIGS, Rows, Training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from paper_plans import PUBLISHED, TITLES, Cell, Part, Plan, row_of, searched
 from paper_rows import RESULTS
@@ -18,10 +18,9 @@ from paramap_d2.losses import HeadLoss, load_loss
 from paramap_d2.search.confirmation import half_width
 from paramap_d2.search.report.drawing import LIGHT, save_figure
 from paramap_d2.search.report.functions import draw_functions
+from paramap_d2.search.report.over_iterations import draw_curves
 
 Rows = Mapping[str, Mapping[str, Any]]
-
-HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a3246e", "#666d7a")
 
 NOT_YET = "not trained yet"
 
@@ -91,13 +90,13 @@ def budget(part: Part, rows: Rows) -> str:
         return ", ".join(dict.fromkeys(f"{getattr(training, name)}" for training in trainings))
 
     hours = sum(row["cpu_seconds"] or 0 for row in found) / 3600
-    versions = ", ".join(sorted({row["versions"] for row in found}))
+    versions = {" ".join(f"{name} {version}" for name, version in json.loads(row["versions"]).items()) for row in found}
     text = (
         f"{len(found)} of {len(trainings)} trainings; data {listed('dataset')}, AP on {listed('split')}; "
         f"{listed('iterations')} iterations at learning rate {listed('learning_rate')}; "
         f"mean ± standard error over seeds; {hours:.1f} CPU hours."
     )
-    return text + (f" Versions: {versions}." if versions else "")
+    return text + (f" By {'; '.join(sorted(versions))}." if versions else "")
 
 
 def report(name: str, plan: Plan, rows: Rows, folder: Path) -> str:
@@ -114,7 +113,10 @@ def report(name: str, plan: Plan, rows: Rows, folder: Path) -> str:
             lines.append(f"## {part.title}")
         lines += [table(part, rows), budget(part, rows)]
         if any(ended(cell, rows) for cell in part.cells):
-            (draw_curves if name == "curves" else draw_part)(part, rows, folder / picture)
+            if name == "curves":
+                draw_curves(curves(part, rows), folder / picture, f"{plan.dataset}_val")
+            else:
+                draw_part(part, rows, folder / picture)
             lines.append(f"![{part.title}]({picture})")
     if name == "figure1":
         losses = functions(plan)
@@ -141,15 +143,11 @@ def _heads(name: str, loss: Any) -> dict[str, HeadLoss]:
     return {f"{name}, {head}": of_head for head, of_head in load_loss(loss).items()}
 
 
-def _axes(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, height), layout="constrained")
-    return figure, figure.subplots()
-
-
 def draw_part(part: Part, rows: Rows, path: Path) -> None:
     """Every training a point; their mean with its standard error."""
     with matplotlib.rc_context(LIGHT.rc(9)):
-        figure, ax = _axes(0.9 + 0.28 * len(part.cells))
+        figure = Figure(figsize=(7, 0.9 + 0.28 * len(part.cells)), layout="constrained")
+        ax = figure.subplots()
         for place, cell in enumerate(part.cells):
             values = aps(cell, rows)
             if not values:
@@ -164,25 +162,10 @@ def draw_part(part: Part, rows: Rows, path: Path) -> None:
         save_figure(figure, path)
 
 
-def draw_curves(part: Part, rows: Rows, path: Path) -> None:
-    """AP on val over iterations, the mean over seeds, with their range."""
-    with matplotlib.rc_context(LIGHT.rc(9)):
-        figure, ax = _axes(4)
-        place = 0
-        for cell in part.cells:
-            curves = [row["curve"] for row in ended(cell, rows) if row["curve"]]
-            if not curves:
-                continue
-            at = [point for point, _ in curves[0]]
-            values = [[ap for point, ap in (step[i] for step in curves)] for i in range(len(at))]
-            hue = HUES[place % len(HUES)]
-            label = f"{', '.join(cell.labels)} ({len(curves)} seed{'s' * (len(curves) > 1)})"
-            ax.plot(at, [statistics.fmean(v) for v in values], "o-", color=hue, label=label, markersize=3)
-            if len(curves) > 1:
-                ax.fill_between(at, [min(v) for v in values], [max(v) for v in values], color=hue, alpha=0.15, lw=0)
-            place += 1
-        ax.set_xlabel("iteration")
-        ax.set_ylabel("AP on val")
-        ax.set_ylim(bottom=0)
-        ax.legend(loc="lower right")
-        save_figure(figure, path)
+def curves(part: Part, rows: Rows) -> dict[str, list[list[list[float]]]]:
+    """AP on val over iterations, by cell and seed."""
+    found = {}
+    for cell in part.cells:
+        if seeds := [row["curve"] for row in ended(cell, rows) if row["status"] == "finished" and row["curve"]]:
+            found[f"{', '.join(cell.labels)} ({len(seeds)} seed{'s' * (len(seeds) > 1)})"] = seeds
+    return found

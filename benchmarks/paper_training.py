@@ -20,8 +20,8 @@ from typing import Any
 BUSY, UNFINISHED = 75, 76
 """Exit statuses: another process trains in this folder; the time is over, and a checkpoint is left."""
 
-POINTS = 10
-"""Of the AP curve."""
+POINTS, APART = 10, 50
+"""Of the AP curve: their number, and iterations that are at least between two."""
 
 CHECKPOINT_EVERY = 50
 
@@ -31,7 +31,7 @@ class TimeIsOver(Exception):
 
 
 def train(training: Any, folder: Path, until: float = math.inf) -> dict[str, Any]:
-    """Train, with the AP on ``val`` at ten points on the way, and evaluate on the training's split.
+    """Train, with the AP on ``val`` at some points on the way, and evaluate on the training's split.
 
     Args:
         training: a :class:`paper_rows.Training`.
@@ -75,7 +75,8 @@ def train(training: Any, folder: Path, until: float = math.inf) -> dict[str, Any
     judged = cfg.clone()
     judged.defrost()
     judged.DATASETS.TEST = (f"{training.dataset}_{training.split}",)
-    points = {math.ceil(cfg.SOLVER.MAX_ITER * point / POINTS) for point in range(1, POINTS + 1)}
+    number = max(1, min(POINTS, cfg.SOLVER.MAX_ITER // APART))
+    points = {math.ceil(cfg.SOLVER.MAX_ITER * point / number) for point in range(1, number + 1)}
     checkpoint = Checkpoint(folder / "checkpoint.pth", CHECKPOINT_EVERY, training.key())
     names = [f"{training.dataset}_train", *cfg.DATASETS.TEST, *judged.DATASETS.TEST]
     result = {"status": "finished", "error": "", "figures": {}, "curve": [], "seconds": 0.0, "cpu_seconds": 0.0}

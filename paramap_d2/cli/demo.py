@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,9 +22,10 @@ from .parser import CommandParser
 DESCRIPTION = """
 Evolve a loss for a small RetinaNet on `shapes`, then train with it and without.
 
-Runs paramap evolve and then paramap train twice, with the best loss and with the stock focal and L1 losses, same
-budget and seed, and prints the AP of both on images that the search has not seen. The last picture is of what the first
-detects, its scores calibrated. Everything is left in OUT; a second call goes on where the first was interrupted.
+Runs paramap evolve, from the identity, and then paramap train twice, with the loss that it ends with and with the stock
+focal and L1 losses, same budget and seed, and shows the AP of both on images that the search has not seen, from the
+beginning until it rises no more. The last picture is of what the first detects, its scores calibrated. Everything is
+left in OUT; a second call goes on where the first was interrupted.
 """
 
 EXAMPLES = """
@@ -32,8 +33,11 @@ EXAMPLES = """
   paramap demo --output-dir output/second
 """
 
-CONFIG = "shapes_retinanet_R_18_FPN.yaml"
-SEARCH = ["--population", "6", "--generations", "2", "--workers", "2", "--seed", "0"]
+CONFIG = "shapes_retinanet_lite0_FPN.yaml"
+SEARCH = ["--init", "linear", "--population", "6", "--generations", "4", "--workers", "2", "--seed", "0"]
+ITERATIONS, EVERY = 480, 60
+"""Of the two trainings: their length, and the iterations between two looks at the AP."""
+
 IMAGES = 8
 """In the last picture."""
 
@@ -51,13 +55,17 @@ def shown(command: list[str]) -> list[str]:
     return [sys.executable, "-m", "paramap_d2", *command]
 
 
-def figures(folder: Path) -> dict:
-    """The last evaluation in a training's metrics.json; empty if there is none yet."""
+def figures(folder: Path) -> dict[int, dict[str, float]]:
+    """The evaluations in a training's metrics.json, by the iterations until then."""
+    found = {}
     try:
-        lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    except (OSError, ValueError):
-        return {}
-    return next((line for line in reversed(lines) if "bbox/AP" in line), {})
+        for line in map(json.loads, (folder / "metrics.json").read_text().splitlines()):
+            if "bbox/AP" in line:
+                # On the way Detectron2 counts the iterations before this one; at the end, all of them.
+                found[min(line["iteration"] + 1, ITERATIONS)] = line
+    except (OSError, ValueError):  # nothing there, or a line half written
+        pass
+    return found
 
 
 def train(trainings: dict[Path, list[str]]) -> None:
@@ -78,7 +86,7 @@ def train(trainings: dict[Path, list[str]]) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 with open(folder / "output.txt", "w") as output:
                     process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-                running[process] = folder, progress.add_task(f"training {folder.name}", total=200)
+                running[process] = folder, progress.add_task(f"training {folder.name}", total=ITERATIONS)
             while any(process.poll() is None for process in running):
                 for folder, row in running.values():
                     try:
@@ -93,6 +101,24 @@ def train(trainings: dict[Path, list[str]]) -> None:
     for process, (folder, _) in running.items():
         if process.wait() != 0:
             raise UserError(f"the training in {folder} failed; see {folder / 'output.txt'}")
+
+
+def show_trainings(found: Mapping[str, Mapping[int, Mapping[str, float]]], picture: Path) -> None:
+    """AP over iterations, as a table and a picture.
+
+    Args:
+        found: the evaluations of a training by the iterations until then, by the name of its loss.
+    """
+    from paramap_d2.search.report.over_iterations import draw_curves
+
+    looks = list(range(EVERY, ITERATIONS + 1, EVERY))
+    table = Table("loss", *map(str, looks), "AP50", title="AP on shapes_test after so many iterations, one seed")
+    for name, by_iterations in found.items():
+        aps = [f"{by_iterations[look]['bbox/AP']:.1f}" for look in looks]
+        table.add_row(name, *aps, f"{by_iterations[ITERATIONS]['bbox/AP50']:.1f}")
+    console.print(table)
+    curves = {name: [[(at, by_iterations[at]["bbox/AP"]) for at in looks]] for name, by_iterations in found.items()}
+    draw_curves(curves, picture, "shapes_test")
 
 
 def draw_detections(config: Path, folder: Path, picture: Path) -> None:
@@ -134,22 +160,19 @@ def main(arguments: Sequence[str]) -> int:
     }
     trainings = {}
     for folder, option in options.items():
-        if not figures(folder):
+        if ITERATIONS not in figures(folder):
+            length = ["SOLVER.MAX_ITER", str(ITERATIONS), "TEST.EVAL_PERIOD", str(EVERY)]
             places = ["DATASETS.TEST", "('shapes_test',)", "OUTPUT_DIR", str(folder)]
-            trainings[folder] = shown(["train", "--config-file", str(config), *option, *places])
+            trainings[folder] = shown(["train", "--config-file", str(config), "--resume", *option, *length, *places])
     if trainings:
         train(trainings)
-
-    table = Table("loss", "AP", "AP50", "AP75", title="shapes_test, 200 iterations, one seed")
-    for folder, name in zip(options, ("searched", "focal + L1"), strict=True):
-        found = figures(folder)
-        table.add_row(name, *(f"{found[f'bbox/{figure}']:.1f}" for figure in ("AP", "AP50", "AP75")))
-    console.print(table)
+    show_trainings(dict(zip(("searched", "focal + L1"), map(figures, options), strict=True)), out / "curves.png")
     draw_detections(config, out / "searched", out / "detections.png")
     results = {
         "report.html": "the search",
         "functions.png": "the loss",
         "history.png": "its history",
+        "curves.png": "both trainings",
         "searched/reliability.png": "its detector's scores, as trained and calibrated",
         "detections.png": "what it detects, at a score of 0.5",
     }

@@ -1,11 +1,13 @@
-"""The demo's last picture."""
+"""What the demo shows of its trainings."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 
+from paramap_d2.cli import demo
 from paramap_d2.cli.demo import CONFIG, draw_detections
 from paramap_d2.config import read_config
 from paramap_d2.errors import UserError
@@ -25,3 +27,40 @@ def test_the_picture_is_of_the_calibrated_detector(tmp_path):
 def test_the_config_calibrates_on_images_that_it_is_not_judged_by():
     cfg = read_config(get_config_file(CONFIG))
     assert cfg.MODEL.PARAM_AP.CALIBRATE_ON == "shapes_val"
+
+
+def lines(aps):
+    """A metrics.json as Detectron2 writes it: losses every 20 iterations, evaluations between; the last counts
+    otherwise than those before it."""
+    found = [{"iteration": 19, "total_loss": 0.5}]
+    for at, ap in aps.items():
+        found.append({"iteration": at - (at < demo.ITERATIONS), "bbox/AP": ap, "bbox/AP50": ap + 20})
+    return found
+
+
+def test_evaluations_are_read_by_the_iterations_until_then(tmp_path):
+    assert demo.figures(tmp_path) == {}
+    evaluated = [*lines({75: 10.0, 150: 20.0}), *lines({75: 11.0})]  # interrupted, and gone on from before
+    text = "\n".join(map(json.dumps, evaluated))
+    (tmp_path / "metrics.json").write_text(text + '\n{"iteration": 22')  # a line half written
+    assert {at: line["bbox/AP"] for at, line in demo.figures(tmp_path).items()} == {75: 11.0, 150: 20.0}
+
+
+def test_a_training_is_shown_from_its_beginning_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.console, "width", 120)
+    found = {}
+    for name, slope in (("searched", 0.1), ("focal + L1", 0.05)):
+        aps = {at: slope * at for at in range(demo.EVERY, demo.ITERATIONS + 1, demo.EVERY)}
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "metrics.json").write_text("\n".join(map(json.dumps, lines(aps))))
+        found[name] = demo.figures(folder)
+    with demo.console.capture() as shown:
+        demo.show_trainings(found, tmp_path / "curves.png")
+    text = shown.get()
+    assert all(f"{figure:.1f}" in text for figure in (6.0, 48.0, 68.0, 3.0, 24.0, 44.0)), text
+    assert (tmp_path / "curves.png").stat().st_size > 5_000
+
+
+def test_the_trainings_end_where_they_are_looked_at():
+    assert demo.ITERATIONS % demo.EVERY == 0

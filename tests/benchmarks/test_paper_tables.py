@@ -1,0 +1,214 @@
+"""The paper's tables: what is trained, that a training which was cut off ends the same, and what is told of it."""
+
+import importlib
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from paramap_d2.errors import UserError
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PARTS = ("rows", "plans", "training", "text", "tables")
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    """The benchmark's modules, as its script sees them."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield SimpleNamespace(**{part: importlib.import_module(f"paper_{part}") for part in PARTS})
+    for part in PARTS:
+        del sys.modules[f"paper_{part}"]
+
+
+@pytest.fixture
+def training(paper):
+    return paper.rows.Training("bccd", "retinanet", "retinanet-coco", 0.001, 0, 1500)
+
+
+def result(ap, **others):
+    figures = {"AP": ap, "AP50": ap + 30, "AP75": ap - 10}
+    made = {"status": "finished", "error": "", "figures": figures, "curve": [[10, ap]], "seconds": 2.0}
+    return {**made, "cpu_seconds": 1.0, "data": {}, "versions": {"torch": "2"}, **others}
+
+
+def test_trainings_that_differ_have_keys_that_differ(paper, training, tmp_path, monkeypatch):
+    changes = {
+        "dataset": "shapes",
+        "detector": "faster_rcnn",
+        "loss": "square",
+        "learning_rate": 0.002,
+        "seed": 1,
+        "iterations": 150,
+        "split": "test",
+        "block_gradient": False,
+        "grad_scale": 1.0,
+    }
+    assert set(changes) == set(asdict(training))
+    keys = [training.key()]
+    for name, value in changes.items():
+        other = replace(training, **{name: value, **({"loss": "square"} if name == "detector" else {})})
+        keys.append(other.key())
+    assert len(set(keys)) == len(keys)
+
+    monkeypatch.setattr(paper.rows, "RESULTS", tmp_path)
+    (tmp_path / "losses").mkdir()
+    presets = BENCHMARKS.parent / "paramap_d2" / "losses" / "presets"
+    found = replace(training, loss="found")
+    shutil.copyfile(presets / "retinanet-coco.json", found.loss_file)
+    assert found.key() == training.key()  # the same functions under another name
+    content = json.loads(found.loss_file.read_text())
+    content["heads"]["dense"]["grad_scale"] = 4.0
+    found.loss_file.write_text(json.dumps(content))
+    assert found.key() != training.key()
+
+
+def test_options_make_the_detector_that_is_named(paper, training):
+    kept = {
+        "focal-l1": ("ParamAPBaselineRetinaNet", 1.0, "smooth_l1"),
+        "focal-giou": ("ParamAPBaselineRetinaNet", 2.0, "giou"),
+        "square": ("ParamAPRetinaNet", 1.0, "smooth_l1"),
+    }
+    for loss, (architecture, weight, box_loss) in kept.items():
+        cfg = replace(training, loss=loss).config()
+        of_boxes = cfg.MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT, cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE
+        assert (cfg.MODEL.META_ARCHITECTURE, *of_boxes) == (architecture, weight, box_loss)
+        assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST) == (0.001, 1500, ("bccd_val",))
+    assert not replace(training, block_gradient=False).config().MODEL.PARAM_AP.BLOCK_GRADIENT
+    assert replace(training, grad_scale=1.0).config().MODEL.PARAM_AP.GRAD_SCALE == 1.0
+    stock = replace(training, detector="faster_rcnn", loss="ce-l1").config()
+    assert (stock.MODEL.PROPOSAL_GENERATOR.NAME, stock.MODEL.ROI_HEADS.NAME) == ("RPN", "StandardROIHeads")
+    with pytest.raises(UserError, match="no config of deeppcb faster_rcnn; there are bccd retinanet"):
+        replace(training, dataset="deeppcb", detector="faster_rcnn").config()
+
+
+def test_rows_come_back_and_the_first_of_a_training_stays(paper, training, tmp_path):
+    rows = paper.rows.Rows(tmp_path / "made" / "trainings.db")
+    rows.add("final", training, result(50.0))
+    rows.add("curves", training, result(40.0))
+    rows.add("final", replace(training, seed=1), result(0.0, status="diverged", figures={"AP": 0.0}))
+    first, second = paper.rows.Rows(rows.path).all().values()
+    told = {"key": training.key(), "AP": 50.0, "AP50": 80.0, "curve": [[10, 50.0]], "seed": 0, "table_name": "final"}
+    assert {name: first[name] for name in told} == told
+    assert second["status"] == "diverged" and second["AP50"] is None
+
+
+def test_every_table_names_its_trainings_and_the_first_seed_comes_first(paper):
+    plan = paper.plans.Plan("bccd", ["retinanet", "faster_rcnn", "deformable_detr"], 1500, 3)
+    counts = {"1": 3 * 2 * 3 - 2, "2": 2 * 4 * 3, "3": 8 * 3, "curves": 14 * 3, "recipes": 8 * 3, "final": 14 * 3}
+    for table, count in counts.items():
+        wanted = paper.plans.missing(plan.parts(table, {}), {})
+        assert len(wanted) == count, table
+        assert [t.seed for t in wanted] == sorted(t.seed for t in wanted)
+        for one in wanted:
+            if one.loss_file is not None:
+                search = paper.plans.search_of(one.loss_file.stem)
+                assert (search.detector, search.name) == (one.detector, one.loss)
+    blocked = [t.block_gradient for t in paper.plans.missing(plan.parts("1", {}), {})]
+    assert blocked.count(True) == blocked.count(False)
+    scales = {(t.loss, t.grad_scale) for t in paper.plans.missing(plan.parts("3", {}), {})}
+    assert ("square", 1.0) in scales and ("bccd_retinanet_100_shared", None) in scales
+
+
+def test_searches_are_those_of_the_table(paper):
+    from paramap_d2.cli.evolve import build_parser
+
+    search = paper.plans.search_of("bccd_retinanet_100_shared_scale1")
+    options = build_parser().parse_args(search.command("out")[1:])
+    assert (options.mode, options.fix_grad_scale, options.evaluations, options.init) == ("shared", 1.0, 100, ["linear"])
+    assert options.opts == ["DATASETS.TRAIN", "('bccd_train',)", "DATASETS.TEST", "('bccd_val',)"]
+    assert paper.plans.search_of("bccd_retinanet").evaluations == 320
+    with pytest.raises(LookupError):
+        paper.plans.search_of("unheard")
+
+
+def test_val_chooses_the_rate_and_other_seeds_are_judged(paper, training, tmp_path):
+    plan = paper.plans.Plan("bccd", ["retinanet"], 1500, 5)
+    rows = paper.rows.Rows(tmp_path / "trainings.db")
+    for rate, ap in ((0.001, 50.0), (0.002, 51.0)):
+        rows.add("final", replace(training, learning_rate=rate), result(ap))
+    by_val, on_test = plan.parts("final", rows.all())
+    assert not on_test.cells  # one of the three is missing
+    rows.add("final", replace(training, learning_rate=0.0005), result(45.0))
+    by_val, on_test = plan.parts("final", rows.all())
+    (cell,) = on_test.cells
+    assert {(t.learning_rate, t.split) for t in cell.trainings} == {(0.002, "test")}
+    assert [t.seed for t in cell.trainings] == [1, 2, 3, 4, 5] and {
+        t.seed for c in by_val.cells for t in c.trainings
+    } == {0}
+
+
+def test_the_text_says_what_the_rows_say(paper, training, tmp_path):
+    others = [replace(training, loss="focal-l1", seed=seed) for seed in range(3)]
+    mine = [replace(training, seed=seed) for seed in range(3)]
+    rows = paper.rows.Rows(tmp_path / "trainings.db")
+    for one, ap in zip([*mine, *others[:2]], (50.0, 52.0, 54.0, 49.0, 50.0), strict=True):
+        rows.add("final", one, result(ap))
+    cells = [paper.plans.Cell((name,), made) for name, made in (("mine", mine), ("focal-l1", others))]
+    part = paper.plans.Part("made", ("loss",), cells, against=[cells[1]])
+    text = paper.text.table(part, rows.all())
+    assert "| mine | 52.0 ± 1.2 | 82.0 ± 1.2 | 42.0 ± 1.2 | 0, 1, 2 |  | +2.5 (" in text
+    assert "| focal-l1 | 49.5 ± 0.5 | 79.5 ± 0.5 | 39.5 ± 0.5 | 0, 1 of 3 |  |  |" in text
+    assert "5 of 6 trainings; data bccd, AP on val; 1500 iterations" in paper.text.budget(part, rows.all())
+    paper.text.draw_part(part, rows.all(), tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 5_000
+    assert paper.text.curves(part, rows.all()) == {
+        "mine (3 seeds)": [[[10, ap]] for ap in (50.0, 52.0, 54.0)],
+        "focal-l1 (2 seeds)": [[[10, 49.0]], [[10, 50.0]]],
+    }
+    assert paper.text.mean_error([]) == "" and paper.text.mean_error([50.0]) == "50.0"
+
+
+def test_a_training_that_was_cut_off_ends_the_same(paper, tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(paper.rows.CONFIGS, ("tiny", "retinanet"), "shapes_retinanet_R_18_FPN.yaml")
+    monkeypatch.setitem(paper.rows.OF_DATA, "tiny", tiny)
+    monkeypatch.setattr(paper.training, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(paper.training, "POINTS", 2)
+    monkeypatch.setattr(paper.training, "APART", 1)
+    one = paper.rows.Training("tiny", "retinanet", "retinanet-coco", 0.001, 3, 4)
+    (whole := tmp_path / "whole").mkdir()
+    (cut := tmp_path / "cut").mkdir()
+    expected = paper.training.train(one, whole)
+    assert [point for point, _ in expected["curve"]] == [2, 4] and expected["figures"]["AP"] > 0
+    assert expected["figures"]["AP"] == expected["curve"][-1][1] and expected["status"] == "finished"
+    for _ in range(3):
+        with pytest.raises(paper.training.TimeIsOver):
+            paper.training.train(one, cut, until=0)
+    ended = paper.training.train(one, cut, until=0)  # nothing is left but the last iteration
+    assert {**ended, "seconds": 0, "cpu_seconds": 0} == {**expected, "seconds": 0, "cpu_seconds": 0}
+
+
+SCRIPT = """
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+training = json.loads((folder / "training.json").read_text())
+if training["seed"] == 1: sys.exit(3)
+if training["seed"] == 2: sys.exit(76)
+(folder / "result.json").write_text(json.dumps({RESULT}))
+"""
+
+
+def test_what_ends_is_kept_and_what_fails_is_told(paper, training, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paper.tables, "HERE", tmp_path)
+    (tmp_path / "paper_training.py").write_text(SCRIPT.replace("{RESULT}", repr(result(50.0))))
+    rows = paper.rows.Rows(tmp_path / "trainings.db")
+    calls = itertools.count()
+    runner = paper.tables.Runner(rows, tmp_path / "work", 2, float("inf"), lambda: next(calls))
+    wanted = [replace(training, seed=seed) for seed in range(4)]
+    problems = runner.run("final", lambda known: [t for t in wanted if t.key() not in known])
+    assert sorted(row["seed"] for row in rows.all().values()) == [0, 3] and next(calls) == 2
+    assert sorted(p.split(":")[0].split(",")[0] for p in problems) == ["failed", "goes on another time"]
+    assert {path.name for path in (tmp_path / "work" / "trainings").iterdir()} == {t.key() for t in wanted[1:3]}
+
+
+def test_a_field_that_trainings_lack_is_one_line():
+    command = [sys.executable, str(BENCHMARKS / "paper_tables.py"), "--plan", "--only", "colour=red"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: --only colour=red: must be FIELD=VALUE")
+    assert len(done.stderr.splitlines()) == 1
