@@ -27,6 +27,8 @@ from paramap_d2.errors import UserError, exit_status
 COMMANDS = {
     "evolve": "search a loss for a detector and its data",
     "status": "tell how far a search is",
+    "report": "render a search's page anew",
+    "compare": "put several searches side by side",
     "export": "take a search out of its store: a table, or a study of Optuna's",
     "plot": "draw the functions of losses",
     "train": "train or evaluate a detector that a YAML config describes",
