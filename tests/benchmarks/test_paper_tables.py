@@ -212,3 +212,29 @@ def test_a_field_that_trainings_lack_is_one_line():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: --only colour=red: must be FIELD=VALUE")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_loss_that_is_not_there_is_searched_first(paper, training, tmp_path, monkeypatch, status):
+    monkeypatch.setattr(paper.tables, "HERE", tmp_path)
+    monkeypatch.setattr(paper.rows, "RESULTS", tmp_path)
+    (tmp_path / "paper_training.py").write_text(SCRIPT.replace("{RESULT}", repr(result(50.0))))
+    asked = []
+
+    def search(command, **options):
+        asked.append(command)
+        folder = tmp_path / "work" / "searches" / "bccd_retinanet_100_shared"
+        folder.mkdir(parents=True)
+        presets = BENCHMARKS.parent / "paramap_d2" / "losses" / "presets"
+        shutil.copyfile(presets / "retinanet-coco.json", folder / "best.json")
+        return SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(paper.tables.subprocess, "run", search)
+    rows = paper.rows.Rows(tmp_path / "trainings.db")
+    runner = paper.tables.Runner(rows, tmp_path / "work", 1, float("inf"), lambda: None)
+    wanted = [replace(training, loss="bccd_retinanet_100_shared")]
+    problems = runner.run("3", lambda known: [t for t in wanted if paper.plans.row_of(t, known) is None])
+    (command,) = asked
+    assert command[2:4] == ["paramap_d2", "evolve"] and command[command.index("--mode") + 1] == "shared"
+    assert [row["loss"] for row in rows.all().values()] == ["bccd_retinanet_100_shared"] * (status == 0)
+    assert [problem.split(" (")[0] for problem in problems] == ["its search has not ended"] * (status == 1)
