@@ -21,7 +21,7 @@ from paramap_d2.config import ConfigError, check_config, detector_heads, merge_o
 from paramap_d2.data.checks import CheckedDataset
 from paramap_d2.engine import Trainer
 from paramap_d2.errors import UserError
-from paramap_d2.losses import LossFileError
+from paramap_d2.losses import SIBLINGS, LossFileError
 from paramap_d2.modeling import ParamAPCriterion, ParamAPDeformableDETR
 from paramap_d2.modeling.box_ap_loss import warn_of_score_threshold
 
@@ -35,6 +35,15 @@ def test_overfits_two_images(criterion):
     assert ap50(model, inputs) < 0.5
     overfit(model, inputs, iterations=150)
     assert ap50(model, inputs) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", SIBLINGS)
+def test_overfits_an_image_with_the_losses_without_functions(loss):
+    model, inputs = detector(param_ap={"loss": loss}, num_feature_levels=2, dim_feedforward=128), batch(count=1)
+    assert ap50(model, inputs) < 0.1
+    overfit(model, inputs, iterations=80)
+    assert ap50(model, inputs) > 0.7
 
 
 def same(first, second):

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from paramap_d2.losses import LossFileError, box_quality, load_loss, save_loss
+from paramap_d2.losses import SIBLINGS, LossFileError, box_quality, load_loss, save_loss
 from paramap_d2.modeling import BoxAPLoss
 from paramap_d2.modeling.box_ap_loss import warn_of_score_threshold
 from paramap_d2.modeling.roi_heads import ParamAPFastRCNNOutputLayers
@@ -28,6 +28,31 @@ def test_overfits_a_handful_of_images(detector):
     assert ap50(model, inputs) < 0.5
     overfit(model, inputs, iterations=90 if detector == "fcos" else 60)
     assert ap50(model, inputs) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", SIBLINGS)
+@pytest.mark.parametrize(
+    "detector, iterations, lr, least",
+    [("retinanet", 15, 1e-3, 0.7), ("fcos", 40, 2e-3, 0.4), ("faster_rcnn", 20, 1e-3, 0.8)],
+)
+def test_overfits_an_image_with_the_losses_without_functions(detector, iterations, lr, least, loss):
+    model, inputs = build(detector, "MODEL.PARAM_AP.LOSS", loss), batch(detector, 1)
+    assert ap50(model, inputs) < 0.1
+    overfit(model, inputs, iterations, lr)
+    assert ap50(model, inputs) > least
+
+
+@pytest.mark.parametrize("detector", ["cascade_rcnn", "mask_rcnn"])
+def test_the_losses_without_functions_reach_every_parameter_and_add_none(detector):
+    model, inputs = build(detector, "MODEL.PARAM_AP.LOSS", "rank-sort"), batch(detector, 1)
+    found, storage = losses(model, inputs)
+    sum(found.values()).backward()
+    assert all(torch.isfinite(p.grad).all() and p.grad.any() for p in model.parameters() if p.requires_grad)
+    assert model.state_dict().keys() == build(detector).state_dict().keys()
+    # The self-balance of each loss: the boxes' term has the value of the ranking term.
+    assert found["loss_rpn_cls"].item() == pytest.approx(found["loss_rpn_loc"].item()) != 0
+    assert all(0 < value <= 1 for name, (value, _) in storage.latest().items() if name.endswith("_quality"))
 
 
 def _record(monkeypatch):
