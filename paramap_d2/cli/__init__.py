@@ -26,7 +26,8 @@ from paramap_d2.errors import UserError, exit_status
 
 COMMANDS = {
     "evolve": "search a loss for a detector and its data",
-    "status": "tell how far a search is",
+    "status": "tell how far a search is: once, in the terminal, or as a live page",
+    "enqueue": "put losses beside those that a search asks for",
     "report": "render a search's page anew",
     "compare": "put several searches side by side",
     "export": "take a search out of its store: a table, or a study of Optuna's",

@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 from .algorithms.sampling import rounded
 from .candidates import Candidate, best_candidate, ranked_candidates
 from .proxies.proxy import Task
-from .store import CONFIRM, INTERRUPTED, REPEAT, SEARCH, Evaluation
+from .store import CONFIRM, INTERRUPTED, PROXIES, Evaluation
 
 if TYPE_CHECKING:  # it imports torch, which nothing here needs
     from .space import Genome
@@ -162,7 +162,7 @@ def handed_over(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) 
     if found is None:
         return best_candidate(evaluations)
     genome, confirming = (found.challenger, found.of_challenger) if found.passed else (found.start, found.of_start)
-    rows = confirming or [e for e in evaluations if e.genome == genome and e.counts and e.stage in (SEARCH, REPEAT)]
+    rows = confirming or [e for e in evaluations if e.genome == genome and e.counts and e.stage in PROXIES]
     return Candidate(rows) if rows else None
 
 

@@ -18,6 +18,7 @@ from .algorithms import Algorithm
 from .candidates import Candidate, best_candidate, fitness_text, ranked_candidates, worth_repeating
 from .confirmation import confirming_tasks, handed_over, starting_loss, verdict
 from .deadline import Deadline
+from .enqueued import Intake
 from .executors.local import Evaluate, Executor
 from .names import loss_names
 from .proxies.proxy import Task
@@ -26,7 +27,7 @@ from .report.history import draw_history
 from .report.page import write_report
 from .space import Genome, SearchSpace
 from .stopping import checkpoints
-from .store import FAILURES, FINAL, FINISHED, REPEAT, SEARCH, Evaluation, Store, Told
+from .store import ENQUEUED, FAILURES, FINAL, FINISHED, PROXIES, REPEAT, SEARCH, Evaluation, Store, Told
 from .trainings import SearchProgress, Trainings
 
 
@@ -71,7 +72,7 @@ class GenerationEnd:
     """What is told after every generation."""
 
     number: int
-    evaluations: list[Evaluation]  # of the genomes asked for, without repeats
+    evaluations: list[Evaluation]  # of the genomes asked for and enqueued, without repeats
     best: Candidate | None  # so far
     new: bool  # whether anything was trained for it in this run
 
@@ -86,6 +87,7 @@ def evolve(
     on_progress: Callable[[SearchProgress], None] = lambda progress: None,
     on_generation: Callable[[GenerationEnd], None] = lambda end: None,
     deadline: Deadline | None = None,
+    intake: Intake | None = None,
 ) -> list[Evaluation]:
     """Run a search, or what is left of it.
 
@@ -93,12 +95,12 @@ def evolve(
     that a resumed search asks and tells its way through what happened before, to the same end as one that was never
     interrupted. What was told after a generation is told again as it was, whatever became of its losses since.
 
-    A generation is asked for, trained once, and its survivors again from further seeds as long as the choice between
-    them is open (:func:`paramap_d2.search.candidates.worth_repeating`); then the algorithm is told the means. At the
-    end the finalists are trained longer, with repeats by the same rule: the algorithm's centre and the best that it
-    asked for. Then the best finalist, or without them the centre, challenges the loss that the search began with
-    (:mod:`paramap_d2.search.confirmation`). What the machine fails is tried again, and told as the generation's lowest
-    when that does not help.
+    A generation is asked for, joined by what a user enqueued (``intake``), trained once, and its survivors again from
+    further seeds as long as the choice between them is open (:func:`paramap_d2.search.candidates.worth_repeating`);
+    then the algorithm is told the means. At the end the finalists are trained longer, with repeats by the same rule:
+    the algorithm's centre and the best that it asked for. Then the best finalist, or without them the centre,
+    challenges the loss that the search began with (:mod:`paramap_d2.search.confirmation`). What the machine fails is
+    tried again, and told as the generation's lowest when that does not help.
 
     Returns:
         The evaluations of all generations, in the order in which they were asked for: of each training the last try.
@@ -120,6 +122,11 @@ def evolve(
                 break
             trainings.run(tasks)
 
+    def tell(now: Told) -> None:
+        joined = enqueued[: len(now.fitnesses) - len(genomes)]
+        heard = len(now.fitnesses) if joined and algorithm.adopt(joined) else len(genomes)
+        algorithm.tell(now.fitnesses[:heard], now.revised)
+
     generation = 0
     while generation != schedule.generations:
         trainings.generation = generation
@@ -135,25 +142,30 @@ def evolve(
             last = (2 * schedule.confirm, longer), (schedule.finalists * bool(schedule.final_iterations), longer)
             if not deadline.leaves(done, (len(tasks), 1.0), *last, workers=executor.workers):
                 break
+        enqueued: list[Genome] = []
+        if intake is not None:
+            known = [*genomes, *(e.genome for e in done)]
+            enqueued = intake.of(generation) if generation in told else intake.take(generation, known)
+        more = {"stage": ENQUEUED, "checkpoints": marks}
+        tasks += [Task(generation, len(tasks) + n, g, schedule.seed, **more) for n, g in enumerate(enqueued)]
         if generation in told:
             current = trainings.recall(tasks)
         else:
             current = trainings.run(affordable(tasks))
-            _check_generation(generation, current)
+            _check_generation(generation, current[: len(genomes)])
             if len(current) == len(tasks):
                 repeat(lambda: ranked_candidates(done), schedule.survivors)
         on_generation(GenerationEnd(generation, current, best_candidate(done), trainings.made > before))
-        if len(current) < len(tasks):
+        if len(current) < len(genomes):
             break
         if schedule.evaluations is not None and len(done) >= schedule.evaluations:
             # For its centre, and not kept: a larger budget may have more repeats for this generation.
-            told_last = told.get(generation) or _to_tell(current, done)
-            algorithm.tell(told_last.fitnesses, told_last.revised)
+            tell(told.get(generation) or _to_tell(current, len(genomes), done))
             break
         if generation not in told:
-            told[generation] = _to_tell(current, done)
+            told[generation] = _to_tell(current, len(genomes), done)
             store.tell(generation, told[generation])
-        algorithm.tell(told[generation].fitnesses, told[generation].revised)
+        tell(told[generation])
         generation += 1
     trainings.generation = None
     centre, challenger = algorithm.centre(), None
@@ -172,7 +184,7 @@ def evolve(
     confirmation = None
     if challenger is not None and schedule.confirm:
         start = starting_loss(algorithm.initial, done)
-        length = schedule.final_iterations or max(e.planned for e in done if e.stage in (SEARCH, REPEAT)) or None
+        length = schedule.final_iterations or max(e.planned for e in done if e.stage in PROXIES) or None
         confirmation = {
             "challenger": challenger,
             "start": start,
@@ -189,7 +201,7 @@ def evolve(
 
 def _place(genome: Genome, done: Sequence[Evaluation]) -> tuple[int, int]:
     """Generation and position of a genome; one that was never asked for stands after those of the last generation."""
-    asked = [e for e in done if e.stage == SEARCH]
+    asked = [e for e in done if e.stage in (SEARCH, ENQUEUED)]
     for e in asked:
         if e.genome == genome:
             return e.generation, e.position
@@ -215,11 +227,12 @@ def _check_generation(generation: int, evaluations: Sequence[Evaluation]) -> Non
         )
 
 
-def _to_tell(current: Sequence[Evaluation], done: Sequence[Evaluation]) -> Told:
-    """Means where there are several seeds; the generation's lowest for what the machine failed."""
+def _to_tell(current: Sequence[Evaluation], asked: int, done: Sequence[Evaluation]) -> Told:
+    """Means where there are several seeds; for what the machine failed the lowest of the genomes asked for, which stand
+    first."""
     means = {tuple(c.genome): c.mean for c in ranked_candidates(done) if len(c.by_seed) > 1}
     known = [means.pop(tuple(e.genome), e.fitness) if e.counts else None for e in current]
-    lowest = min(fitness for fitness in known if fitness is not None)
+    lowest = min(fitness for fitness in known[:asked] if fitness is not None)
     return Told([lowest if fitness is None else fitness for fitness in known], means)
 
 
@@ -263,6 +276,8 @@ def generation_line(generation: int, evaluations: Sequence[Evaluation], best: Ca
     parts = [f"generation {generation}: {len(evaluations)} evaluations"]
     if finished:
         parts.append(f"{metric} best {max(finished):.2f}, mean {statistics.mean(finished):.2f}")
+    if added := sum(e.stage == ENQUEUED for e in evaluations):
+        parts[0] += f" ({added} enqueued)"
     for status in sorted({e.status for e in evaluations} - {FINISHED}):
         parts.append(f"{sum(e.status == status for e in evaluations)} {status}")
     if best is not None:

@@ -13,7 +13,7 @@ from paramap_d2.files import write_whole
 
 from .space import SearchSpace
 from .status import read_search
-from .store import FINISHED, REPEAT, SEARCH, STOPPED, Evaluation
+from .store import FINISHED, PROXIES, STOPPED, Evaluation
 
 if TYPE_CHECKING:
     import pandas
@@ -79,8 +79,8 @@ def _write_optuna(output: str | os.PathLike[str], path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
-        proxies = [e for e in evaluations if e.stage in (SEARCH, REPEAT)]
-        longer = [e for e in evaluations if e.stage not in (SEARCH, REPEAT)]
+        proxies = [e for e in evaluations if e.stage in PROXIES]
+        longer = [e for e in evaluations if e.stage not in PROXIES]
         title = Path(output).absolute().name
         for name, of in ((title, proxies), (f"{title} (longer)", longer)):
             if of or name == title:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import socket
@@ -12,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paramap_d2.files import read_json
+
 from . import heartbeat, lock
 from .commands import training_command
 from .confirmation import verdict
+from .enqueued import waiting
 from .heartbeat import DEAD, DONE, FAILED, INTERRUPTED, RUNNING
-from .names import loss_names
+from .names import loss_names, short_name
 from .status import duration, progress, read_search, status_text
 from .store import INTERRUPTED as CUT_OFF
 from .store import SEARCH, Evaluation
@@ -89,15 +91,6 @@ def read_life(output: str | os.PathLike[str], evaluations: Sequence[Evaluation],
         told.get("generation"),
         [_training(folder, t) for t in told.get("running", ())] if state == RUNNING else (),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file that another process writes; empty where there is none that can be read."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _training(folder: Path, told: Mapping[str, Any]) -> TrainingNow:
@@ -190,5 +183,7 @@ def overview(output: str | os.PathLike[str]) -> tuple[Life, str]:
     for training in sorted(life.trainings, key=lambda t: t.worker):
         name = names.get(tuple(training.genome), "")
         lines.append(f"worker {training.worker:<5} {training_text(training, metric, name)}")
+    if losses := [short_name(loss.name) for loss in waiting(output)]:
+        lines.append(f"enqueued     {', '.join(losses)}: with the next generation")
     lines += [f"next         {command}" for command in next_commands(life, output, settings)]
     return life, "\n".join(lines)

@@ -1,4 +1,5 @@
-"""What the losses of a search are called: those that it began with have names, the others the number of their row."""
+"""What the losses of a search are called: those that it began with or that a user enqueued have names, the others the
+number of their row."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from .store import REPEAT, SEARCH, Evaluation
 
 
 def loss_names(settings: Mapping[str, Any]) -> dict[tuple[float, ...], str]:
-    """Names of the losses that a search began with, by their genomes: as ``--init`` has them, or the config's own.
+    """Names of the losses that a search began with, by their genomes: as ``--init`` has them, or the config's own; and
+    of those that were enqueued.
 
     Args:
         settings: of the store. One of an older version may not say how its first losses were named; they are numbered.
@@ -25,7 +27,9 @@ def loss_names(settings: Mapping[str, Any]) -> dict[tuple[float, ...], str]:
         given = [f"start {number}" for number in range(1, len(genomes) + 1)]
     names: dict[tuple[float, ...], str] = {}
     for genome, name in zip(genomes, given, strict=True):
-        names.setdefault(genome, _short(name))
+        names.setdefault(genome, short_name(name))
+    for loss in (settings.get("enqueued") or {}).get("losses", ()):
+        names.setdefault(tuple(loss["genome"]), short_name(loss["name"]))
     return names
 
 
@@ -38,7 +42,7 @@ def all_names(evaluations: Iterable[Evaluation], settings: Mapping[str, Any]) ->
     return names
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """A preset's name as it is; of a file its name and its folder's, since many are called ``best.json``."""
     path = Path(name)
     return os.path.join(path.parent.name, path.stem) if path.suffix == ".json" else name

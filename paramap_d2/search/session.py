@@ -19,6 +19,7 @@ from .candidates import Candidate, fitness_text, ranked_candidates
 from .confirmation import MOST_SEEDS, SEEDS_FROM, handed_over, verdict, verdict_text
 from .deadline import Deadline, TimeUp
 from .display import Curves, ProgressBar, lines
+from .enqueued import Intake
 from .evolution import GenerationEnd, Schedule, evolve, generation_line, write_results
 from .executors.local import Executor, InlineExecutor, ProcessExecutor, processors
 from .heartbeat import INTERRUPTED, TRAININGS, Heartbeat
@@ -208,6 +209,7 @@ def _run(
                     on_progress=on_progress,
                     on_generation=on_generation,
                     deadline=deadline,
+                    intake=Intake(folder, store),
                 )
         except TimeUp:
             logger.info(f"ended after {options.hours:g} h, as --hours has it; go on with --resume")

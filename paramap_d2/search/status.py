@@ -11,7 +11,7 @@ from typing import Any
 
 from .candidates import fitness_text, ranked_candidates
 from .confirmation import verdict, verdict_text
-from .store import CONFIRM, FAILURES, FINAL, FINISHED, INTERRUPTED, REPEAT, STOPPED, Evaluation, Store
+from .store import CONFIRM, ENQUEUED, FAILURES, FINAL, FINISHED, INTERRUPTED, REPEAT, STOPPED, Evaluation, Store
 
 STORE = "search.db"
 """The store's name in a search's output folder."""
@@ -42,7 +42,7 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
     planned = settings.get("planned")
     if planned is not None:
         # Later trainings come on top of what was planned, and repeats where their number is not limited.
-        extra = (FINAL, CONFIRM) if settings.get("evaluations") else (REPEAT, FINAL, CONFIRM)
+        extra = (FINAL, CONFIRM) if settings.get("evaluations") else (ENQUEUED, REPEAT, FINAL, CONFIRM)
         planned += sum(e.stage in extra for e in evaluations if e.status != INTERRUPTED)
         planned = max(planned, done)
     compute = sum(e.seconds for e in evaluations)

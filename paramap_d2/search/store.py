@@ -40,9 +40,13 @@ INTERRUPTED = "interrupted"
 """Status of an evaluation that was cut off and says nothing about its genome; it is evaluated anew on resume."""
 
 
-SEARCH, REPEAT, FINAL, CONFIRM = "search", "repeat", "final", "confirm"
-"""Stages: a genome's first proxy, one more of it from another seed, a longer training of a finalist, and one that
-confirms the challenger or the start from a seed that nothing else had."""
+SEARCH, ENQUEUED, REPEAT, FINAL, CONFIRM = "search", "enqueued", "repeat", "final", "confirm"
+"""Stages: the first proxy of a genome that the algorithm asked for, or of one that the user enqueued, one more of it
+from another seed, a longer training of a finalist, and one that confirms the challenger or the start from a seed that
+nothing else had."""
+
+PROXIES = (SEARCH, ENQUEUED, REPEAT)
+"""Stages of the proxy's length; the others are longer, or of other seeds."""
 
 
 UNREADABLE, UNWRITABLE = "is not a readable search store", "cannot be written, and holds what it did before"
@@ -69,7 +73,7 @@ class Evaluation:
     log: str = ""  # the end of a failure's log
     started: float = 0.0  # seconds since the epoch
     worker: int = 0
-    stage: str = SEARCH  # or REPEAT, FINAL or CONFIRM
+    stage: str = SEARCH  # or ENQUEUED, REPEAT, FINAL or CONFIRM
     planned: int = 0  # iterations of the whole training; more than ``iterations`` where it ended early
     curve: list[list[float]] = field(default_factory=list)  # [iteration, metric] of evaluations on the way
     cause: str = ""  # why it is FAILED: LOSS or one of MACHINE
@@ -93,7 +97,7 @@ class Told:
     """What an algorithm was told after a generation. It stays told, whatever is found out later: all generations
     after it hang on it."""
 
-    fitnesses: list[float]  # of the genomes asked for, in their order
+    fitnesses: list[float]  # of the genomes asked for, in their order, and of those enqueued beside them
     revised: dict[tuple[float, ...], float]  # better known ones of genomes, of this generation too
 
 

@@ -23,12 +23,16 @@ class Algorithm(Protocol):
 
     Genomes are plain lists of genes in [0, 1], rounded to 6 digits; fitnesses are matched to them by their order.
     ``initial`` are the genomes that the search began with; of ``ppo``, which evaluates none of them, once a generation
-    was told the one that it chose. ``centre`` is where the best is to be expected by all that was told.
+    was told the one that it chose. ``adopt`` is told genomes that a user puts beside those just asked for, and says
+    whether they are of use: then their fitnesses are told too, after the others. ``centre`` is where the best is to be
+    expected by all that was told.
     """
 
     initial: Sequence[Genome]
 
     def ask(self) -> list[Genome]: ...
+
+    def adopt(self, genomes: Sequence[Genome]) -> bool: ...
 
     def tell(self, fitnesses: Sequence[float], revised: Revised = NONE_REVISED) -> None: ...
 

@@ -107,6 +107,10 @@ class CMAES:
         self._asked = []
         self.generation += 1
 
+    def adopt(self, genomes: Sequence[Genome]) -> bool:
+        """It learns from its own draws alone."""
+        return False
+
     def centre(self) -> Genome | None:
         """The distribution's mean, folded; None before any fitness was told."""
         return rounded(folded(self.strategy.centroid)) if self.generation else None

@@ -85,6 +85,13 @@ class GeneticAlgorithm:
         self._asked = [_Individual(genome) for genome in genomes]
         return genomes
 
+    def adopt(self, genomes: Sequence[Genome]) -> bool:
+        """Genomes that a user puts beside those asked for: they join the population, and are not asked for again."""
+        for genome in genomes:
+            self._unseen.take(genome)
+        self._asked += [_Individual(genome) for genome in genomes]
+        return True
+
     def tell(self, fitnesses: Sequence[float], revised: Revised = NONE_REVISED) -> None:
         """The fitnesses of the genomes asked for, in their order.
 

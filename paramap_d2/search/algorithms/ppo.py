@@ -120,6 +120,10 @@ class PPO:
         self._asked = []
         self.generation += 1
 
+    def adopt(self, genomes: Sequence[Genome]) -> bool:
+        """It learns from its own draws alone."""
+        return False
+
     def centre(self) -> Genome | None:
         """The mean; None before any fitness was told."""
         return rounded(self.mean) if self.generation else None

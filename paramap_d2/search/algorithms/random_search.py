@@ -63,6 +63,10 @@ class RandomSearch:
         self._asked = []
         self.generation += 1
 
+    def adopt(self, genomes: Sequence[Genome]) -> bool:
+        """It learns from its own draws alone."""
+        return False
+
     def centre(self) -> Genome | None:
         """The mean of the best eighth of all genomes told; None before any was."""
         return mean_of_best(self._told)

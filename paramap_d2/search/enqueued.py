@@ -1,0 +1,156 @@
+"""Losses that a user puts beside those that a search asks for, while it runs or before it is resumed.
+
+Whoever enqueues leaves a file in the search's folder; the search alone writes its store. What it takes in for a
+generation stands in the store before that generation is trained, and stays: a search that is killed and resumed trains
+the same losses in the same generations.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paramap_d2.errors import UserError
+from paramap_d2.files import read_json, write_whole
+
+from . import heartbeat, lock
+from .algorithms import FIXED_LENGTH
+from .algorithms.sampling import rounded
+from .names import loss_names, short_name
+from .space import Genome, SearchSpace
+from .status import STORE
+from .store import Store
+
+logger = logging.getLogger("paramap_d2.search")
+
+FOLDER = "enqueued"
+"""In a search's folder: one file a loss that waits."""
+
+SETTING = "enqueued"
+"""Of the store: ``until``, the last generation for which losses were taken in, and ``losses``, each with its
+``generation``, ``genome`` and ``name``."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A loss that no generation has taken in."""
+
+    file: Path
+    genome: Genome
+    name: str
+
+
+class Intake:
+    """Takes in what waits, once a generation. Of one search, in one process.
+
+    Args:
+        folder: of the search.
+        store: where it is kept what was taken in.
+    """
+
+    def __init__(self, folder: Path, store: Store):
+        self._folder, self._store = folder, store
+
+    def of(self, generation: int) -> list[Genome]:
+        """What a generation took in."""
+        return [loss["genome"] for loss in _taken(self._store.settings())["losses"] if loss["generation"] == generation]
+
+    def take(self, generation: int, known: Iterable[Genome]) -> list[Genome]:
+        """What a generation takes in: what waits as it begins. Of a generation that goes on, what it took in then.
+
+        Args:
+            known: genomes that need no training for that: those that the search has asked for, now or before.
+        """
+        before = _taken(self._store.settings())
+        if generation > before["until"]:
+            there = {tuple(genome) for genome in known} | {tuple(loss["genome"]) for loss in before["losses"]}
+            genes, losses, found = len(next(iter(there), ())), list(before["losses"]), waiting(self._folder)
+            for loss in found:
+                if tuple(loss.genome) not in there and len(loss.genome) == genes:
+                    there.add(tuple(loss.genome))
+                    losses.append({"generation": generation, "genome": loss.genome, "name": loss.name})
+                    logger.info(f"enqueued: {short_name(loss.name)} is trained with generation {generation}")
+            self._store.write_settings({SETTING: {"until": generation, "losses": losses}})
+            for loss in found:
+                loss.file.unlink(missing_ok=True)
+        return self.of(generation)
+
+
+def _taken(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return settings.get(SETTING) or {"until": -1, "losses": []}
+
+
+def waiting(folder: str | os.PathLike[str]) -> list[Waiting]:
+    """What waits in a search's folder, in the order in which it was enqueued; files that are none are passed over."""
+    found = []
+    for file in sorted((Path(folder) / FOLDER).glob("*.json")):
+        content = read_json(file)
+        genome, name = content.get("genome"), content.get("name")
+        if isinstance(name, str) and isinstance(genome, list) and all(_is_gene(gene) for gene in genome):
+            found.append(Waiting(file, genome, name))
+        else:
+            logger.warning(f"{file} holds no enqueued loss")
+    return found
+
+
+def _is_gene(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
+def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
+    """Add losses, presets or loss files, to the search in a folder; returns what becomes of them, in one line.
+
+    Raises:
+        UserError: no search is there, a loss cannot be one of it or is there already, or nothing takes it in. Nothing
+            is added then.
+    """
+    from paramap_d2.losses import load_loss
+
+    folder = Path(output)
+    with Store(folder / STORE, readonly=True) as store:
+        settings, evaluations, told = store.settings(), store.evaluations(), store.told()
+    if "space" not in settings:
+        raise UserError(f"{folder} has not begun to search; give its first losses with --init")
+    alive = lock.held(folder)
+    if alive and not (folder / heartbeat.FILE).exists():
+        raise UserError(f"the search that runs in {folder} is of an older version and takes nothing in; end it first")
+    space = SearchSpace.described(settings["space"])
+    there = {tuple(genome): f"as {name!r}" for genome, name in loss_names(settings).items()}
+    there |= {tuple(e.genome): f"evaluation {e.id}" for e in reversed(evaluations)}
+    there |= {tuple(loss.genome): "it waits to be trained" for loss in waiting(folder)}
+    added = []
+    for name in names:
+        genome = rounded(space.encode(load_loss(name), f"loss {name}"))
+        if tuple(genome) in there:
+            raise UserError(f"loss {name} is in the search already: {there[tuple(genome)]}")
+        there[tuple(genome)] = f"given as {name}"
+        added.append({"genome": genome, "name": os.path.abspath(name) if os.path.exists(name) else name})
+    generation = max(1 + max(told, default=-1), 1 + _taken(settings)["until"])
+    planned = settings.get("generations")
+    over = planned is not None and generation >= planned
+    if over and settings.get("algorithm") in FIXED_LENGTH:
+        raise UserError(
+            f"{folder} searches with {settings['algorithm']} and has begun its last generation, the {planned - 1}; "
+            "begin another search with --init"
+        )
+    try:
+        (folder / FOLDER).mkdir(exist_ok=True)
+        for number, loss in enumerate(added):
+            file = folder / FOLDER / f"{time.time_ns():020d}_{number:03d}.json"
+            write_whole(file, json.dumps(loss).encode())
+    except OSError as error:
+        raise UserError(f"{folder / FOLDER} cannot be written: {error.strerror}") from None
+    what = f"{len(added)} loss{'es' * (len(added) > 1)} enqueued"
+    resume = shlex.join(["paramap", "evolve", "--resume", "--output-dir", str(folder)])
+    if over:
+        return (
+            f"{what}; generation {planned - 1} was to be the last, {resume} --generations {generation + 1} trains more"
+        )
+    return f"{what}, trained with generation {generation}" + ("" if alive else f": {resume}")
