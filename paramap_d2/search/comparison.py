@@ -15,7 +15,7 @@ from .candidates import Candidate, fitness_text, leading_means, ranked_candidate
 from .confirmation import Verdict, handed_over, signed, starting_loss, verdict
 from .names import all_names
 from .status import Progress, duration, progress, read_search
-from .store import INTERRUPTED, REPEAT, SEARCH, Evaluation
+from .store import INTERRUPTED, PROXIES, Evaluation
 
 COLUMNS = ("search", "algorithm", "proxies", "best", "of", "start", "gain", "95 % interval", "training", "failures")
 """Of :meth:`Compared.row`."""
@@ -52,7 +52,7 @@ class Compared:
     @property
     def proxies(self) -> list[Evaluation]:
         """Those that have ended, in that order."""
-        return [e for e in self.evaluations if e.status != INTERRUPTED and e.stage in (SEARCH, REPEAT)]
+        return [e for e in self.evaluations if e.status != INTERRUPTED and e.stage in PROXIES]
 
     def best_so_far(self) -> list[tuple[int, float, float]]:
         """After each proxy from the first success on: how many there were, the hours spent on all training until then,

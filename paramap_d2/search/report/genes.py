@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from paramap_d2.search.space import SearchSpace
-from paramap_d2.search.store import FINISHED, SEARCH, Evaluation
+from paramap_d2.search.store import ENQUEUED, FINISHED, SEARCH, Evaluation
 
 from .drawing import LETTERS, PLACEHOLDERS, inline_svg
 from .history import Names
@@ -36,7 +36,7 @@ def genes_svg(
     palette, names = PLACEHOLDERS, names or {}
     genes = [(i, name.split(".")[1:]) for i, name in enumerate(space.gene_names) if name.split(".")[0] == head]
     columns = [i for i, _ in genes]
-    finished = [e for e in evaluations if e.status == FINISHED and e.stage == SEARCH]
+    finished = [e for e in evaluations if e.status == FINISHED and e.stage in (SEARCH, ENQUEUED)]
     finished = sorted(finished, key=lambda e: e.fitness)[-MOST_LINES:]
     with matplotlib.rc_context(palette.rc(LETTERS)):
         figure = Figure(figsize=(max(5.0, 0.32 * len(genes) + 0.8), 3.4), layout="constrained")

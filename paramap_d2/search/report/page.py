@@ -25,7 +25,7 @@ from paramap_d2.search.importance import LEAST, importance
 from paramap_d2.search.names import all_names, loss_names
 from paramap_d2.search.space import SearchSpace
 from paramap_d2.search.status import duration, progress
-from paramap_d2.search.store import FAILURES, INTERRUPTED, REPEAT, SEARCH, Evaluation
+from paramap_d2.search.store import FAILURES, INTERRUPTED, PROXIES, Evaluation
 
 from . import drawing, tables
 from .curves import MOST_CURVES, curves_svg, watched
@@ -218,7 +218,7 @@ def _classes(
     found = {names[tuple(best.genome)]: [e for e in (best.evaluations or best.final.evaluations) if e.counts]}
     if best.evaluations and settings.get("initial"):
         start = starting_loss(settings["initial"], evaluations)
-        proxies = [e for e in evaluations if e.genome == start and e.counts and e.stage in (SEARCH, REPEAT)]
+        proxies = [e for e in evaluations if e.genome == start and e.counts and e.stage in PROXIES]
         if proxies and start != best.genome:
             found = {names[tuple(start)]: proxies, **found}
     return tables.class_table(found, "means of the proxies" if best.evaluations else "means of the final trainings")
