@@ -3,18 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 TEST_WORKERS ?= 2
 ARGS ?=
+BROWSER ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup test demo lint format clean
+.PHONY: help setup test test-page demo lint format clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make setup    a virtual environment with the pinned versions, Detectron2 and this package (once)"
 	@echo "make test     setup, then ruff and the tests with coverage of paramap_d2"
+	@echo "make test-page  the pages of a search in a headless Chromium: axe-core, small screens, keys"
 	@echo "make demo     setup, then evolve a loss for a small RetinaNet and retrain with it: output/demo/"
 	@echo "make lint     setup, then ruff alone"
 	@echo "make format   setup, then let ruff rewrite the files"
@@ -22,6 +24,7 @@ help:
 	@echo
 	@echo "PYTHON=python3.11  the Python that makes the environment (3.11 or newer; now: $(PYTHON))"
 	@echo "VENV=folder        where the environment goes (now: $(VENV))"
+	@echo "BROWSER=file       the Chromium of test-page (now: $(or $(BROWSER),none found))"
 	@echo "ARGS='...'         further options for pytest or the demo, e.g. make test ARGS='-k loss'"
 	@echo
 	@echo "Your own environment, with your own torch and compiled Detectron2 (make setup would put the pinned torch"
@@ -50,6 +53,11 @@ $(STAMP): requirements.lock setup.py paramap_d2/cli/get_detectron2.py
 test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --cov=paramap_d2 --cov-fail-under=90 $(ARGS)
+
+# A browser is none of the pinned packages: where there is none, make test leaves these tests out.
+test-page: setup
+	@test -n "$(BROWSER)" || { echo "error: no Chromium found; name one with BROWSER=, e.g. make test-page BROWSER=/usr/bin/chromium (on Debian: apt install chromium)" >&2; exit 1; }
+	PARAMAP_BROWSER="$(BROWSER)" $(BIN)/python -m pytest tests/search/report/test_in_browser.py $(ARGS)
 
 demo: setup
 	$(BIN)/python tools/demo.py $(ARGS)

@@ -49,6 +49,7 @@ EXTRAS = {
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 EXTRAS["dev"] = ["pytest", "pytest-cov", "pytest-xdist", "hypothesis", "ruff", "onnx", "onnxscript", "onnxruntime"]
+EXTRAS["dev"] += ["playwright", "axe-playwright-python"]  # the report in a browser that is there
 
 
 class BuildPy(build_py):
