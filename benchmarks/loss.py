@@ -23,7 +23,17 @@ from pathlib import Path
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter; read when torch is imported
 
 import torch
-from other_losses import Batch, alrp_loss, ap_loss, focal_and_giou, focal_and_l1, plain_pairwise
+from other_losses import (
+    Batch,
+    alrp_loss,
+    ap_loss,
+    focal_and_giou,
+    focal_and_l1,
+    our_ap_loss,
+    our_rank_sort,
+    plain_pairwise,
+    rank_sort_loss,
+)
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
@@ -83,11 +93,14 @@ CONTENDERS = {
     "one torch.sort": one_sort,
     "this loss, forward()": with_forward,
     "this loss, terms()": with_terms,
+    "AP Loss, here": our_ap_loss,
+    "RS Loss, here": our_rank_sort,
     "plain pairwise form": plain_pairwise,
     "AP Loss, loop": ap_loss,
+    "RS Loss, loop": rank_sort_loss,
     "aLRP Loss, loop": alrp_loss,
 }
-QUADRATIC = ("plain pairwise form", "AP Loss, loop", "aLRP Loss, loop")
+QUADRATIC = ("plain pairwise form", "AP Loss, loop", "RS Loss, loop", "aLRP Loss, loop")
 
 
 # Measuring

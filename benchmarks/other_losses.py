@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from paramap_d2.losses import ParameterizedAPLoss, PiecewiseLinear
+from paramap_d2.losses import APLoss, ParameterizedAPLoss, PiecewiseLinear, RankSortLoss
 
 PAIRS_AT_ONCE = 5_000_000
 """Pairs that the plain form holds at once; all 50 million of the first size would take some gigabytes."""
@@ -70,6 +70,19 @@ def _autograd_function(function: PiecewiseLinear) -> Callable[[Tensor], Tensor]:
     return value
 
 
+def our_ap_loss(_: ParameterizedAPLoss, batch: Batch) -> None:
+    """AP Loss as ``MODEL.PARAM_AP.LOSS ap-loss`` trains with it, its GIoU term with it."""
+    batch.scores.grad = batch.positive_quality.grad = None
+    sum(APLoss().terms(batch.scores, batch.positives, batch.positive_quality)).backward()
+
+
+def our_rank_sort(_: ParameterizedAPLoss, batch: Batch) -> None:
+    """RS Loss as ``rank-sort``, likewise."""
+    batch.scores.grad = batch.positive_quality.grad = None
+    given = batch.positive_quality, batch.positive_quality.detach()
+    sum(RankSortLoss().terms(batch.scores, batch.positives, *given)).backward()
+
+
 def ap_loss(_: ParameterizedAPLoss, batch: Batch) -> tuple[Tensor, Tensor]:
     """AP Loss (Chen et al., "Towards Accurate One-Stage Object Detection with AP-Loss", CVPR 2019, Sec. 3.3), without
     its interpolation: value and error-driven gradient, positive by positive."""
@@ -110,4 +123,30 @@ def alrp_loss(_: ParameterizedAPLoss, batch: Batch) -> tuple[Tensor, Tensor]:
         grad[negatives] += change
         grad[batch.positives[i]] -= change.sum()
         total += value
+    return total / len(positive), grad / len(positive)
+
+
+def rank_sort_loss(_: ParameterizedAPLoss, batch: Batch) -> tuple[Tensor, Tensor]:
+    """RS Loss (Oksuz et al., "Rank & Sort Loss for Object Detection and Instance Segmentation", ICCV 2021, Eqs. 6 to
+    8): value and identity update, positive by positive."""
+    scores = batch.scores.detach()
+    positive = scores[batch.positives]
+    iou = batch.positive_quality.detach()
+    negatives = ((batch.targets == 0) & (scores >= positive.amin() - 0.5)).nonzero().squeeze(1)
+    negative = scores[negatives]
+    grad, of_positives = torch.zeros_like(scores), torch.zeros_like(positive)
+    total = torch.zeros((), device=scores.device)
+    for i in range(len(positive)):
+        above = (positive - positive[i] + 0.5).clamp(0, 1)
+        false = (negative - positive[i] + 0.5).clamp(0, 1)
+        ranking = false.sum() / (above.sum() + false.sum())
+        right = above * (iou >= iou[i])
+        wrong = above - right
+        sorting = (above * (1 - iou)).sum() / above.sum() - (right * (1 - iou)).sum() / right.sum()
+        sorting = torch.where(wrong.sum() > 0, sorting, 0.0)
+        grad[negatives] += false * (ranking / false.sum().clamp(min=1e-6))
+        of_positives += wrong * (sorting / wrong.sum().clamp(min=1e-6))
+        of_positives[i] -= ranking + sorting
+        total += ranking + sorting
+    grad[batch.positives] = of_positives
     return total / len(positive), grad / len(positive)

@@ -8,6 +8,9 @@ from torch.nn import functional as F
 
 from .error_driven import ErrorDrivenLoss, Errors, soft_step
 
+DELTA = 0.5
+"""The paper's δ_RS, half the width of H."""
+
 CHUNK_PAIRS = 2**18
 """Pairs of positives held at once, some 2 MB in float64 each time they are."""
 
@@ -35,32 +38,38 @@ class RankSortLoss(ErrorDrivenLoss):
     """
 
     qualities = ("giou", "iou")
-    step = soft_step(0.5)  # the paper's δ_RS = 0.5
+    step = soft_step(DELTA)
     balanced = True
 
     def errors(self, anchor: Tensor, negatives: Tensor, positives: Tensor, iou: Tensor) -> Errors:
         rank = 0.5 + positives + negatives  # H(0) = 1/2 of i itself
         ranking = negatives / rank
         sorting, update = sorting_errors(anchor, iou)
-        share = F.logsigmoid(anchor).softmax(0)  # σ(s_i) / Σ σ(s)
+        share = F.logsigmoid(anchor).clamp(min=-1e300).softmax(0)  # σ(s_i) / Σ σ(s), all of them at −inf, too
         return Errors(ranking + sorting, 1 / rank, update - ranking, share)
 
 
 def sorting_errors(scores: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
     """ℓ_S − ℓ*_S of every positive, and the update of their scores by it, times |P|; all (P,) float64."""
-    error, update = torch.empty_like(scores), torch.zeros_like(scores)
-    rows = max(1, CHUNK_PAIRS // len(scores))
-    for start in range(0, len(scores), rows):
-        run = slice(start, start + rows)
-        d = scores - scores[run, None]
-        d.masked_fill_(d.isnan(), -torch.inf)  # two at −inf
-        d.diagonal(start).zero_()
-        h = RankSortLoss.step.of_difference(d)
-        wrong = h * (iou < iou[run, None])  # above i with a lower IoU
-        right = h - wrong
-        others, lower, better = h.sum(1), wrong.sum(1), right.sum(1)
-        current, target = h @ (1 - iou), right @ (1 - iou)
-        error[run] = torch.where(lower > 0, current / others - target / better, 0.0)
-        update += (error[run] / lower.clamp(min=1e-12)) @ wrong
+    order = scores.argsort(descending=True)
+    scores, iou = scores[order], iou[order]
+    # In falling order those that reach into a positive's window, or above it, come first.
+    first = torch.searchsorted(-scores, DELTA - scores, right=True).tolist()
+    counted = torch.stack([torch.ones_like(iou), 1 - iou], 1)
+    error, update = torch.zeros(2, scores.numel(), dtype=torch.float64, device=scores.device)
+    rows = max(1, CHUNK_PAIRS // scores.numel())
+    for start in range(0, scores.numel(), rows):
+        run, near = slice(start, start + rows), slice(first[min(start + rows, scores.numel()) - 1])
+        h = scores[near] - scores[run, None]
+        h.nan_to_num_(-torch.inf, torch.inf, -torch.inf)  # two at −inf
+        h.diagonal(start).zero_()
+        h.div_(2 * DELTA).add_(0.5).clamp_(0, 1)
+        wrong = h * (iou[near] < iou[run, None])  # above i with a lower IoU
+        others, current = (h @ counted[near]).unbind(1)
+        lower, misplaced = (wrong @ counted[near]).unbind(1)
+        better = others - lower  # i itself among them
+        error[run] = torch.where(lower > 0, current / others - (current - misplaced) / better, 0.0)
+        update[near] += (error[run] / lower.clamp(min=1e-12)) @ wrong
         update[run] -= error[run]
-    return error, update
+    back = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+    return error[back], update[back]

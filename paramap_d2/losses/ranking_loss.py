@@ -46,7 +46,7 @@ class RankingLoss(nn.Module):
 
         Returns:
             Scalars of the scores' type (float32 for half precision). Without a positive they are 0 and still connected
-            to the scores and qualities; NaN or +inf in what is given makes them NaN.
+            to the scores and qualities; NaN or +inf in what is given makes their sum NaN.
         """
         raise NotImplementedError
 

@@ -111,9 +111,25 @@ def test_nothing_to_rank_half_precision_and_nan(loss):
     half = loss.terms(scores.half(), positives, *given)
     same = loss.terms(scores.half().float(), positives, *given)
     assert half.ranking.dtype == torch.float32 and torch.equal(half.ranking, same.ranking)
-    scores = scores.detach().clone()
-    scores[5] = torch.nan
-    assert loss.terms(scores, positives, *given).ranking.isnan()
+    for value in (torch.nan, torch.inf):
+        for place in (1, positives[0], positives):  # a negative, a positive, all of them
+            wrong = scores.detach().clone()
+            wrong[place] = value
+            assert sum(loss.terms(wrong, positives, *given)).isnan()
+    for place in range(len(given)):
+        wrong = [quality.clone() for quality in given]
+        wrong[place][2] = torch.nan
+        assert sum(loss.terms(scores.detach(), positives, *wrong)).isnan()
+
+
+@pytest.mark.parametrize("loss", [APLoss(), RankSortLoss()])
+@pytest.mark.parametrize("some", [1, 8])
+def test_positives_below_everything(loss, some):
+    scores, positives, *given = batch(0)
+    scores[positives[:some]] = -torch.inf
+    terms = loss.terms(scores.requires_grad_(), positives, *given[: len(loss.qualities)])
+    sum(terms).backward()
+    assert 0 < terms.ranking.item() < 1 and terms.localization.isfinite() and scores.grad.isfinite().all()
 
 
 def thousands(dtype, seed=0):
