@@ -162,6 +162,11 @@ def build_parser() -> CommandParser:
         metavar="N",
         help="keep a proxy's state every N iterations, for the next try to go on from (default: not)",
     )
+    p.add_argument(
+        "--keep-finalists",
+        action="store_true",
+        help="keep the weights of final and confirming trainings, with their loss files, in OUT/finalists",
+    )
     p.add_argument("--timeout", type=positive, metavar="S", help="seconds a proxy may take (default: no limit)")
     p.add_config_options("config options of the proxies; of a LazyConfig key=value")
     return p

@@ -53,6 +53,7 @@ class SearchOptions:
     threads: int | None = None
     hours: float | None = None
     checkpoint_proxies: int | None = None
+    keep_finalists: bool = False
     env: Sequence[str] = ()
     ray_address: str | None = None
     cpus_per_proxy: float | None = None

@@ -28,6 +28,7 @@ from .main_guard import check_main_guard
 from .metric import check_metric
 from .options import SearchOptions
 from .proxies.config import ProxyConfig, read_proxy_config
+from .proxies.failures import first_line
 from .proxies.proxy import Proxy
 from .proxies.versions import versions
 from .settings import open_store
@@ -108,6 +109,7 @@ def run_search(options: SearchOptions) -> Candidate:
                 str(folder / "evaluations"),
                 options.checkpoint_proxies,
                 running=str(folder / TRAININGS),
+                finalists=str(folder / "finalists") if options.keep_finalists else None,
             )
             return _run(options, folder, space, algorithm, schedule, proxy, executor, store)
     finally:
@@ -172,8 +174,9 @@ def _run(
         begin = time.monotonic()
         try:
             write_results(folder, store, space)
-        except OSError as error:  # a picture is not worth a search
-            logger.warning(f"results could not be written: {error}")
+        except Exception as error:  # a full disk, a package that changed meanwhile: a picture is not worth a search
+            told = None if isinstance(error, OSError) else error  # with its traceback in the log
+            logger.warning(f"results could not be written: {first_line(error)}", exc_info=told)
         written = time.monotonic()
         took = written - begin
 

@@ -1,12 +1,15 @@
-"""A proxy of hours that was cut off goes on where it was."""
+"""A proxy of hours that was cut off goes on where it was; a finalist's weights are kept."""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from paramap_d2.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,16 @@ class Checkpoint:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def keep_weights(model: Any, loss_file: Path, path: Path) -> None:
+    """Write a trained model as a checkpoint of Detectron2's, and its loss file beside it.
+
+    Raises:
+        OSError, RuntimeError: of PyTorch's writer, where there is no room.
+    """
+    import torch
+
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, lambda part: torch.save({"model": model.state_dict()}, part))
+    write_whole(path.with_suffix(".json"), lambda part: shutil.copyfile(loss_file, part))

@@ -19,9 +19,22 @@ from typing import TYPE_CHECKING
 
 from paramap_d2.search.space import Genome, SearchSpace
 from paramap_d2.search.stopping import Checkpoint
-from paramap_d2.search.store import DIVERGED, FAILED, FINISHED, LOSS, MEMORY, NO_DETECTIONS, OTHER, SEARCH, STOPPED
+from paramap_d2.search.store import (
+    CONFIRM,
+    DIVERGED,
+    FAILED,
+    FINAL,
+    FINISHED,
+    LOSS,
+    MEMORY,
+    NO_DETECTIONS,
+    OTHER,
+    SEARCH,
+    STOPPED,
+)
 
 from .checkpoint import Checkpoint as TrainingState
+from .checkpoint import keep_weights
 from .config import ProxyConfig, Results
 from .failures import cause_of, first_line
 from .progress import TrainingProgress
@@ -29,6 +42,7 @@ from .versions import versions
 
 if TYPE_CHECKING:
     from detectron2.engine import HookBase, TrainerBase
+    from torch.nn import Module
 
 STUCK_MARGIN, STUCK_ITERATIONS = 1e-6, 50
 """The paper's rule: a loss within this distance of 1 for more than this many iterations learns nothing. A detector with
@@ -105,6 +119,7 @@ class Proxy:
         checkpoint_every: iterations after which a training's state is kept, for the next try to go on from; None for
             none.
         running: folder for a file of each training under way that tells how far it is; None for none.
+        finalists: folder for the weights of final and confirming trainings; None to keep none.
     """
 
     config: ProxyConfig
@@ -113,6 +128,7 @@ class Proxy:
     folder: str
     checkpoint_every: int | None = None
     running: str | None = None
+    finalists: str | None = None
 
     def __call__(self, task: Task) -> Outcome:
         folder = self._folder_of(task)
@@ -173,8 +189,15 @@ class Proxy:
 
         def watch(evaluate: Callable[[], Results]) -> HookBase:
             fitness = lambda: self._fitness(evaluate(), outcome)  # noqa: E731
-            hooks.append(_watch(task, outcome, self.metric, fitness, self._checkpoint(task), progress))
+            hooks.append(_watch(task, outcome, self.metric, fitness, self._checkpoint(task), progress, trained))
             return hooks[-1]
+
+        def trained(model: Module) -> None:
+            if self.finalists is not None and task.stage in (FINAL, CONFIRM):
+                try:
+                    keep_weights(model, loss_file, Path(self.finalists) / f"{task.stage}_{task.name}.pth")
+                except (OSError, RuntimeError):  # a full disk costs the weights, and not the training
+                    traceback.print_exc()
 
         results = self.config.train(loss_file, folder, task.seed, watch, task.iterations)
         fitness = self._fitness(results, outcome)
@@ -199,6 +222,7 @@ def _watch(
     fitness: Callable[[], float],
     state: TrainingState | None,
     progress: TrainingProgress,
+    trained: Callable[[Module], None],
 ) -> HookBase:
     """The hook of a proxy training; its class is made late because it needs Detectron2.
 
@@ -206,6 +230,7 @@ def _watch(
         outcome: is told the iterations and the curve.
         fitness: evaluates the model as it is.
         progress: where to tell how far it is.
+        trained: is given the model after the last iteration.
     """
     from detectron2.engine import HookBase
 
@@ -250,6 +275,8 @@ def _watch(
                 self.tell("training")
 
         def after_train(self) -> None:
+            if 0 < outcome.iterations == outcome.planned:
+                trained(self.trainer.model)
             self.tell("evaluating")
 
         def not_finite(self) -> bool:
