@@ -43,10 +43,12 @@ def noisy(task):
     return Outcome(FINISHED, fitness, planned=task.iterations or 100)
 
 
-def search(folder, evaluate=noisy, algorithm="ga", generations=4, initial=(START,), confirm=3, **schedule):
+def search(
+    folder, evaluate=noisy, algorithm="ga", generations=4, initial=(START,), confirm=3, population=8, **schedule
+):
     folder.mkdir(exist_ok=True)
     with Store(folder / "search.db") as store:
-        asked = build_algorithm(algorithm, GENES, 8, 1, initial, generations=generations)
+        asked = build_algorithm(algorithm, GENES, population, 1, initial, generations=generations)
         evolve(asked, evaluate, InlineExecutor(), store, Schedule(5, generations, confirm=confirm, **schedule))
         return store.evaluations(), store.settings(), asked.centre()
 
@@ -163,8 +165,8 @@ def test_none_is_asked_for_or_none_is_worth_it(tmp_path):
     def best_at_start(task):
         return Outcome(FINISHED, 50.0 if task.genome == START else 1.0)
 
-    evaluations, settings, _ = search(tmp_path / "start", best_at_start, generations=1)
-    found = verdict(evaluations, settings)  # the best eighth of eight is the start itself
+    evaluations, settings, _ = search(tmp_path / "start", best_at_start, generations=1, population=4)
+    found = verdict(evaluations, settings)  # the best quarter of four is the start itself
     assert found.challenger == found.start == START and not confirming(evaluations) and not found.passed
     assert handed_over(evaluations, settings).genome == START
     assert verdict_text(found, "AP") == "start handed over: the centre is the loss that the search began with"
@@ -183,8 +185,8 @@ def test_what_fails(tmp_path):
         last = task.stage == CONFIRM and task.seed == confirmation_seed(5, 2) and task.genome != START
         return Outcome("diverged", planned=task.iterations) if last else noisy(task)
 
-    one, settings, _ = search(tmp_path / "diverging", diverging)
-    calm = verdict(*search(tmp_path / "calm")[:2])
+    one, settings, _ = search(tmp_path / "diverging", diverging, generations=5)
+    calm = verdict(*search(tmp_path / "calm", generations=5)[:2])
     found = verdict(one, settings)
     assert found.gain < calm.gain - 20 and not found.passed  # it counts as 0
     assert found.interval[1] - found.interval[0] > 20 * (calm.interval[1] - calm.interval[0])

@@ -11,7 +11,7 @@ from .cma_es import CMAES
 from .genetic import GeneticAlgorithm
 from .ppo import PPO
 from .random_search import RandomSearch
-from .sampling import NONE_REVISED, Revised
+from .sampling import DRAWS, NONE_REVISED, Revised
 
 if TYPE_CHECKING:  # it imports torch, which no algorithm needs
     from paramap_d2.search.space import Genome
@@ -61,6 +61,7 @@ def build_algorithm(
     initial: Sequence[Genome] = (),
     elite: int = 1,
     generations: int = 40,
+    draws: int = DRAWS,
 ) -> Algorithm:
     """The algorithm of a name among :data:`ALGORITHMS`.
 
@@ -71,14 +72,15 @@ def build_algorithm(
         initial: genomes to begin with.
         elite: of ``ga``: the best that live on without being asked for again; the others have none.
         generations: of ``ppo``: how many there will be.
+        draws: as a search of which version draws; see :data:`DRAWS`.
 
     Raises:
         UserError: there is no such algorithm, or an argument does not suit it.
     """
     if name == "ga":
-        return GeneticAlgorithm(genes, population, seed, initial, elite)
+        return GeneticAlgorithm(genes, population, seed, initial, elite, draws)
     if name == "cmaes":
-        return CMAES(genes, population, seed, initial)
+        return CMAES(genes, population, seed, initial, draws)
     if name == "random":
         return RandomSearch(genes, population, seed, initial)
     if name == "ppo":

@@ -11,6 +11,7 @@ from deap import base, cma
 
 from .sampling import (
     ATTEMPTS,
+    DRAWS,
     NONE_REVISED,
     SIGMA,
     Revised,
@@ -37,8 +38,34 @@ class _Point(list):
         self.fitness = _Fitness()
 
 
+class Strategy(cma.Strategy):
+    """DEAP's, whose mean also moves away from the worse half of a generation.
+
+    Under noise the worst say as much of where to go as the best do, and cost as much: with both, twice as many genomes
+    average the noise out (Arnold 2006, "Weighted multirecombination evolution strategies"). So the mean moves by the
+    mean of DEAP's step to the better half and the step away from the worse half, which has the same weights from the
+    worst on. That holds of many genes. Where genomes outnumber them, the worst are those that lie far out on any side,
+    and the step away from them counts as much less as there are more genomes than genes. Step size and covariance
+    follow the better half alone. Genomes of equal fitness share their weights, so that what cannot be told apart moves
+    nothing.
+    """
+
+    def update(self, population: list[_Point]) -> None:
+        before = self.centroid
+        super().update(population)  # sorts it from the best to the worst
+        away = min(1, self.dim / len(population))
+        weights = numpy.zeros(len(population))
+        weights[: self.mu] += self.weights / (1 + away)
+        weights[::-1][: self.mu] -= self.weights * away / (1 + away)
+        fitnesses = numpy.array([point.fitness.values[0] for point in population])
+        for fitness in numpy.unique(fitnesses):
+            weights[fitnesses == fitness] = weights[fitnesses == fitness].mean()
+        self.centroid = before + weights @ (numpy.array(population) - before)
+
+
 class CMAES:
-    """A normal distribution whose mean, step and covariance follow the better half of each generation.
+    """A normal distribution whose mean follows each generation's better half and flees the worse one, and whose step
+    and covariance follow the better half.
 
     The strategy knows no bounds. It draws from the whole of space, and a point's genome is the point folded into
     [0, 1] as by mirrors at 0 and 1; told is the point itself, so that its distribution stays normal.
@@ -58,12 +85,13 @@ class CMAES:
         population: genomes in a generation, at least 2. The strategy's author advises 4 + 3·ln(genes) or more.
         seed: of all random choices.
         initial: genomes to begin with.
+        draws: see :data:`paramap_d2.search.algorithms.sampling.DRAWS`.
     """
 
-    def __init__(self, genes: int, population: int, seed: int, initial: Sequence[Genome] = ()):
+    def __init__(self, genes: int, population: int, seed: int, initial: Sequence[Genome] = (), draws: int = DRAWS):
         self.initial = checked_initial(initial, genes, population, least=2)
         self.genes, self.size, self.seed = genes, population, seed
-        self.generation = 0
+        self.generation, self.draws = 0, draws
         self.strategy = self._strategy(numpy.mean(self.initial, axis=0))
         self._asked: list[_Point] = []
         self._unseen = Unseen()
@@ -120,7 +148,7 @@ class CMAES:
         return self.size * generations
 
     def _strategy(self, centroid: Sequence[float]) -> cma.Strategy:
-        return cma.Strategy(centroid, SIGMA, lambda_=self.size)
+        return (Strategy if self.draws > 1 else cma.Strategy)(centroid, SIGMA, lambda_=self.size)
 
     def _shortened(self, genome: Genome) -> _Point:
         """The genome, or where on its way from the mean a draw may still be expected; the covariance is 1 yet."""

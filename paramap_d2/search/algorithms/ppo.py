@@ -19,7 +19,7 @@ from .sampling import (
     checked_initial,
     draws_around,
     generator,
-    rounded,
+    mean_of_best,
 )
 
 if TYPE_CHECKING:  # it imports torch, which no algorithm needs
@@ -76,6 +76,7 @@ class PPO:
         self.size, self.seed, self.generations = population, seed, generations
         self.generation = 0
         self._asked: list[tuple[Genome, list[Genome]]] = []  # means, and what was drawn around them
+        self._told: dict[tuple[float, ...], float] = {}
         self._unseen = Unseen()
 
     @property
@@ -103,14 +104,16 @@ class PPO:
         """The fitnesses of the genomes asked for, in their order.
 
         Args:
-            revised: has no effect: the search keeps no genomes, only the mean that they moved.
+            revised: better known fitnesses of genomes told before: for the centre. The mean that they moved stays.
 
         Raises:
             ValueError: another number of fitnesses, or one that is not finite.
         """
         told = checked_fitnesses(fitnesses, sum(len(genomes) for _, genomes in self._asked), revised)
+        self._told.update({genome: float(revised[genome]) for genome in revised if genome in self._told})
         groups = []
         for mean, genomes in self._asked:
+            self._told.update(zip(map(tuple, genomes), told[: len(genomes)], strict=True))
             groups.append((mean, numpy.array(genomes), numpy.array(told[: len(genomes)])))
             del told[: len(genomes)]
         mean, genomes, rewards = max(groups, key=lambda group: group[2].mean())  # of equal ones the first
@@ -125,8 +128,12 @@ class PPO:
         return False
 
     def centre(self) -> Genome | None:
-        """The mean; None before any fitness was told."""
-        return rounded(self.mean) if self.generation else None
+        """The mean of the best quarter of all genomes told; None before any was.
+
+        The mean of the distribution is where the last generation's noise took it: Adam moves every gene by about as
+        much, however little its genomes tell of it.
+        """
+        return mean_of_best(self._told)
 
     def planned(self, generations: int) -> int:
         """Genomes asked for in that many generations."""

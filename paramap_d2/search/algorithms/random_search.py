@@ -68,7 +68,7 @@ class RandomSearch:
         return False
 
     def centre(self) -> Genome | None:
-        """The mean of the best eighth of all genomes told; None before any was."""
+        """The mean of the best quarter of all genomes told; None before any was."""
         return mean_of_best(self._told)
 
     def planned(self, generations: int) -> int:

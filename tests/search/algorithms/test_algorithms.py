@@ -157,6 +157,21 @@ def test_what_keeps_no_genomes_passes_revised_fitnesses_over(name):
     assert plain.ask() == revised.ask()
 
 
+@pytest.mark.parametrize("name", ["ga", "random", "ppo"])
+def test_the_centre_is_the_mean_of_the_best_quarter_of_all(name):
+    algorithm = build_algorithm(name, 3, 6, seed=0, initial=[[0.2] * 3, [0.6] * 3], generations=3)
+    assert algorithm.centre() is None
+    told = {}
+    for generation in range(2):
+        genomes = algorithm.ask()
+        told |= {tuple(genome): distance(genome) for genome in genomes}
+        better = {} if generation == 0 else dict.fromkeys(list(told)[:1], 90.0)  # of the first generation
+        algorithm.tell([distance(genome) for genome in genomes], {**better, (0.5, 0.5, 0.5): 99.0})
+        told |= better
+        best = sorted(told, key=told.get, reverse=True)[: math.ceil(len(told) / 4)]
+        assert algorithm.centre() == pytest.approx(numpy.mean(best, axis=0), abs=1e-6)
+
+
 @pytest.mark.parametrize("name, least", [("ga", 2), ("cmaes", 2), ("random", 1), ("ppo", 2)])
 def test_the_smallest_population(name, least):
     with pytest.raises(UserError, match=f"population must be at least {least}, not {least - 1}$"):

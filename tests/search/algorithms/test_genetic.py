@@ -152,9 +152,15 @@ def test_revised_fitnesses_are_not_needed():
 
 def test_what_an_earlier_version_asked_for():
     # A search that was begun must go on as it began: these draws are not to change.
-    algorithm = GeneticAlgorithm(2, 3, seed=0, initial=[[0.5, 0.5]])
+    algorithm = GeneticAlgorithm(2, 3, seed=0, initial=[[0.5, 0.5]], draws=1)
     assert run(algorithm, 3) == [
         [[0.5, 0.5], [0.331083, 0.756504], [0.597751, 0.324213]],
         [[0.331083, 0.792337], [0.597751, 0.332001]],
         [[0.494605, 0.786637], [0.48879, 0.5]],
+    ]
+    algorithm = GeneticAlgorithm(2, 3, seed=0, initial=[[0.5, 0.5]])
+    assert run(algorithm, 3) == [
+        [[0.5, 0.5], [0.331083, 0.756504], [0.597751, 0.324213]],
+        [[0.560553, 0.756504], [0.597751, 0.104664]],
+        [[0.551229, 0.74608], [0.759297, 0.592755]],
     ]
