@@ -6,8 +6,9 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from .store import CONFIRM, FINAL, FINISHED, INTERRUPTED, Evaluation
+from .store import CONFIRM, ENQUEUED, FINAL, FINISHED, INTERRUPTED, SEARCH, Evaluation
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Candidate:
     evaluations: list[Evaluation]
     final: Candidate | None = None
 
-    @property
+    @cached_property
     def first(self) -> Evaluation:
         return next((e for e in self.evaluations if e.counts), None) or self.final.first
 
@@ -29,7 +30,7 @@ class Candidate:
     def genome(self) -> list[float]:
         return self.first.genome
 
-    @property
+    @cached_property
     def by_seed(self) -> list[float]:
         """Fitness from each seed, the loss's failures as 0: repeats of the same seed are no further evidence and are
         averaged."""
@@ -64,7 +65,9 @@ class Candidate:
 def ranked_candidates(evaluations: Iterable[Evaluation]) -> list[Candidate]:
     """Genomes from best to worst; those that never finished an evaluation are left out.
 
-    Those with a final training come first, by its mean fitness; only the longest final trainings count. The others
+    Those with a final training of the latest round come first, by its mean fitness; of several lengths the longest
+    counts. A search that goes on after its finals begins another round: what they said is said of the losses that there
+    were then. The others
     stand by the mean fitness of their proxies, those with several seeds before those with one if there are any: a
     single run may be a lucky one. Of equals, the first that was asked for stands first. Confirming trainings are passed
     over.
@@ -73,6 +76,8 @@ def ranked_candidates(evaluations: Iterable[Evaluation]) -> list[Candidate]:
     for e in evaluations:
         if e.status != INTERRUPTED and e.stage != CONFIRM:
             (finals if e.stage == FINAL else proxies).append(e)
+    asked_for = proxies_asked_for(proxies)
+    finals = [e for e in finals if e.round == asked_for]
     longest = max((e.planned for e in finals), default=0)
     of_genome = {tuple(c.genome): c for c in _candidates(e for e in finals if e.planned == longest)}
     candidates = [Candidate(c.evaluations, of_genome.pop(tuple(c.genome), None)) for c in _candidates(proxies)]
@@ -85,6 +90,13 @@ def ranked_candidates(evaluations: Iterable[Evaluation]) -> list[Candidate]:
         return 1 if len(candidate.by_seed) > 1 else 2, -candidate.mean, *asked
 
     return sorted(candidates, key=place)
+
+
+def proxies_asked_for(evaluations: Iterable[Evaluation]) -> int:
+    """Genomes that were asked for and trained, repeats apart: what tells rounds of finals from each other."""
+    return len(
+        {(e.generation, e.position) for e in evaluations if e.stage in (SEARCH, ENQUEUED) and e.status != INTERRUPTED}
+    )
 
 
 def best_candidate(evaluations: Iterable[Evaluation]) -> Candidate | None:

@@ -15,7 +15,7 @@ from paramap_d2.errors import NoResultError
 from paramap_d2.losses import save_loss
 
 from .algorithms import Algorithm
-from .candidates import Candidate, best_candidate, fitness_text, ranked_candidates, worth_repeating
+from .candidates import Candidate, fitness_text, proxies_asked_for, ranked_candidates, worth_repeating
 from .confirmation import confirming_tasks, handed_over, starting_loss, verdict
 from .deadline import Deadline
 from .enqueued import Intake
@@ -115,7 +115,7 @@ def evolve(
         return tasks if schedule.evaluations is None else tasks[: schedule.evaluations - len(done)]
 
     def repeat(candidates: Callable[[], list[Candidate]], survivors: int, **more: Any) -> None:
-        while wanted := worth_repeating(candidates(), survivors, schedule.repeats):
+        while schedule.repeats > 1 and (wanted := worth_repeating(candidates(), survivors, schedule.repeats)):
             tasks = [_again(candidate, schedule.seed, **more) for candidate in wanted]
             tasks = tasks if more else affordable(tasks)
             if not tasks:
@@ -155,7 +155,7 @@ def evolve(
             _check_generation(generation, current[: len(genomes)])
             if len(current) == len(tasks):
                 repeat(lambda: ranked_candidates(done), schedule.survivors)
-        on_generation(GenerationEnd(generation, current, best_candidate(done), trainings.made > before))
+        on_generation(GenerationEnd(generation, current, trainings.leader, trainings.made > before))
         if len(current) < len(genomes):
             break
         if schedule.evaluations is not None and len(done) >= schedule.evaluations:
@@ -172,6 +172,7 @@ def evolve(
     best_seen = ranked_candidates(done)
     if schedule.final_iterations:
         longer = {"stage": FINAL, "iterations": schedule.final_iterations}
+        trainings.round = proxies_asked_for(done)
         finalists = [c.genome for c in best_seen if c.genome != centre]
         finalists = ([centre] * (centre is not None) + finalists)[: schedule.finalists]
         trainings.run([Task(*_place(genome, done), genome, schedule.seed, **longer) for genome in finalists])
@@ -230,7 +231,9 @@ def _check_generation(generation: int, evaluations: Sequence[Evaluation]) -> Non
 def _to_tell(current: Sequence[Evaluation], asked: int, done: Sequence[Evaluation]) -> Told:
     """Means where there are several seeds; for what the machine failed the lowest of the genomes asked for, which stand
     first."""
-    means = {tuple(c.genome): c.mean for c in ranked_candidates(done) if len(c.by_seed) > 1}
+    means = {}
+    if any(e.stage == REPEAT for e in done):
+        means = {tuple(c.genome): c.mean for c in ranked_candidates(done) if len(c.by_seed) > 1}
     known = [means.pop(tuple(e.genome), e.fitness) if e.counts else None for e in current]
     lowest = min(fitness for fitness in known[:asked] if fitness is not None)
     return Told([lowest if fitness is None else fitness for fitness in known], means)

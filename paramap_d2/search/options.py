@@ -11,7 +11,7 @@ from typing import Any
 
 from paramap_d2.errors import UserError
 
-from .store import Store
+from .store import NEWER, Store, StoreError
 
 ENVIRONMENT = ("DETECTRON2_DATASETS", "PARAMAP_DATASETS")
 """Where data lies: kept with a search, and taken from it where the user's environment does not say."""
@@ -90,6 +90,8 @@ def resumed_options(given: Mapping[str, Any]) -> SearchOptions:
     if (folder := settings.get("folder")) and folder not in sys.path:
         sys.path.append(folder)  # of the user's own modules
     before = settings.get("options") or _options_of_version_2(settings)
+    if unknown := [name for name in before if name not in SearchOptions.__dataclass_fields__]:
+        raise StoreError(f"{given['output_dir']} {NEWER} (it has the options {', '.join(sorted(unknown))})")
     config_file = given.get("config_file") or before.get("config_file")
     if config_file is None:
         raise UserError(f"{given['output_dir']} does not say which config it searched with; give it with --config-file")

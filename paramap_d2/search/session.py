@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from paramap_d2.errors import NoResultError, UserError
 from paramap_d2.losses import HeadLoss, head_losses, load_loss
 
-from .algorithms import Algorithm, build_algorithm
+from .algorithms import DRAWS, Algorithm, build_algorithm
 from .blindness import blindness
 from .candidates import Candidate, fitness_text, ranked_candidates
 from .confirmation import MOST_SEEDS, SEEDS_FROM, handed_over, verdict, verdict_text
@@ -60,10 +62,12 @@ def run_search(options: SearchOptions) -> Candidate:
     config = read_proxy_config(options.config_file, options.opts, options.imports)
     searched, fixed = _searched_and_fixed(options, config.heads)
     space = SearchSpace(searched, options.points, options.mode, options.fix_grad_scale, fixed)
-    initial = (options.resume and _stored_individuals(options, space)) or _first_individuals(options, config, space)
+    before = _stored_settings(folder) if options.resume else {}
+    initial = _stored_individuals(before, options, space) or _first_individuals(options, config, space)
     rounds = schedule.generations or math.ceil(schedule.evaluations / options.population)
+    draws = before.get("draws", 1) if before else DRAWS
     algorithm = build_algorithm(
-        options.algorithm, space.genes, options.population, options.seed, initial, options.elite, rounds
+        options.algorithm, space.genes, options.population, options.seed, initial, options.elite, rounds, draws
     )
     settings = {
         "config": config.settings,
@@ -85,6 +89,7 @@ def run_search(options: SearchOptions) -> Candidate:
             check_metric(config, options.metric, executor)
         kept = {
             **replace(options, threads=executor.threads).to_store(),  # they change an AP's last bits
+            "draws": draws,
             "repeats": schedule.repeats,
             "generations": schedule.generations,
             "evaluations": schedule.evaluations,
@@ -280,16 +285,19 @@ def _first_individuals(options: SearchOptions, config: ProxyConfig, space: Searc
         return [space.identity()]
 
 
-def _stored_individuals(options: SearchOptions, space: SearchSpace) -> list[Genome] | None:
+def _stored_settings(folder: Path) -> Mapping[str, Any]:
+    """Of the search that goes on; empty where there is none, which is for :func:`open_store` to tell."""
+    if not (folder / STORE).exists():
+        return {}
+    with Store(folder / STORE, readonly=True) as store:
+        return store.settings()
+
+
+def _stored_individuals(before: Mapping[str, Any], options: SearchOptions, space: SearchSpace) -> list[Genome] | None:
     """Those that a search began with, whatever became of the losses that they were named by; None where --init names
     others now or they are of another space, which is for the comparison of the two searches to tell."""
-    path = Path(options.output_dir) / STORE
-    if not path.exists():
-        return None
-    with Store(path, readonly=True) as store:
-        settings = store.settings()
-    same = settings.get("options", {"init": None})["init"] == options.to_store()["options"]["init"]
-    return settings.get("initial") if same and settings.get("space") == space.describe() else None
+    same = before.get("options", {"init": None})["init"] == options.to_store()["options"]["init"]
+    return before.get("initial") if same and before.get("space") == space.describe() else None
 
 
 def _executor(options: SearchOptions) -> Executor:

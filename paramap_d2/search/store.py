@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,7 +16,7 @@ from paramap_d2.errors import UserError
 from .older_stores import told_by_version_2
 from .snapshot import snapshot
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 FINISHED = "finished"
 """Status of an evaluation that has an AP."""
@@ -49,6 +49,7 @@ PROXIES = (SEARCH, ENQUEUED, REPEAT)
 """Stages of the proxy's length; the others are longer, or of other seeds."""
 
 
+NEWER = "was written by a newer version of paramap_d2: go on with that one"
 UNREADABLE, UNWRITABLE = "is not a readable search store", "cannot be written, and holds what it did before"
 
 
@@ -79,6 +80,7 @@ class Evaluation:
     cause: str = ""  # why it is FAILED: LOSS or one of MACHINE
     attempt: int = 1  # at this training, from 1: what the machine failed is tried again
     versions: dict[str, str] = field(default_factory=dict)  # of what it was trained with, by package
+    round: int = 0  # of a FINAL: the proxies that the search had asked for when it last decided between finalists
     id: int = 0  # order of ending, from 1; given by the store
 
     @property
@@ -106,6 +108,12 @@ _JSON = ("genome", "metrics", "curve", "versions")
 _TYPES = {"int": "INTEGER NOT NULL DEFAULT 0", "float": "REAL NOT NULL DEFAULT 0"}
 _TOLD_TABLE = "CREATE TABLE told (generation INTEGER PRIMARY KEY, fitnesses TEXT NOT NULL, revised TEXT NOT NULL)"
 
+_ROUND = (
+    "(SELECT COUNT(DISTINCT earlier.generation || ' ' || earlier.position) FROM evaluations AS earlier "
+    f"WHERE earlier.id < evaluations.id AND earlier.stage = '{SEARCH}' AND earlier.status != '{INTERRUPTED}')"
+)
+"""Of a final training in a store of version 2 or 3, which did not keep it."""
+
 _MIGRATIONS = {
     1: (
         "ALTER TABLE evaluations ADD COLUMN stage TEXT NOT NULL DEFAULT 'search'",
@@ -121,12 +129,19 @@ _MIGRATIONS = {
         f"UPDATE evaluations SET cause = '{OTHER}' WHERE status = '{FAILED}'",
         _TOLD_TABLE,
     ),
+    3: (
+        "ALTER TABLE evaluations ADD COLUMN round INTEGER NOT NULL DEFAULT 0",
+        f"UPDATE evaluations SET round = {_ROUND} WHERE stage = '{FINAL}'",
+        # It goes on as it began: see paramap_d2.search.algorithms.sampling.DRAWS.
+        "INSERT OR IGNORE INTO settings VALUES ('draws', '1')",
+    ),
 }
 """Statements that bring a store of a version to the next one."""
 
 
 class Store:
-    """The SQLite file of a search. Every row is committed as it is added; finished rows never change.
+    """The SQLite file of a search. Every row is committed as it is added; finished rows never change, but for the round
+    of a final training that decides once more.
 
     One process writes; any number may read at the same time, each what was there when it began
     (:mod:`paramap_d2.search.snapshot`).
@@ -151,15 +166,15 @@ class Store:
                 self._create()
             version = json.loads(self._db.execute("SELECT value FROM settings WHERE key = 'schema'").fetchone()[0])
             if version > SCHEMA_VERSION:
-                raise StoreError(
-                    f"{self.path} was written by a newer version (schema {version}, here {SCHEMA_VERSION})"
-                )
+                raise StoreError(f"{self.path} {NEWER} (schema {version}, here {SCHEMA_VERSION})")
             if not readonly:
                 self._migrate(version)
             self._columns = [row[1] for row in self._db.execute("PRAGMA table_info(evaluations)")]
             missing = {"id", *_COLUMNS} - set(self._columns)
             if missing and not (readonly and version < SCHEMA_VERSION):
                 raise StoreError(f"{self.path} {UNREADABLE}: it has no {', '.join(sorted(missing))}")
+            if unknown := set(self._columns) - {"id", *_COLUMNS}:
+                raise StoreError(f"{self.path} {NEWER} (it keeps {', '.join(sorted(unknown))} of an evaluation)")
         except StoreError:
             self.close()
             raise
@@ -254,8 +269,11 @@ class Store:
     def evaluations(self) -> list[Evaluation]:
         """All of them, in the order in which they ended."""
         with self._one_line(UNREADABLE):
-            rows = self._db.execute(f"SELECT {', '.join(self._columns)} FROM evaluations ORDER BY id")
-            found = [_evaluation(dict(zip(self._columns, row, strict=True))) for row in rows]
+            columns = dict(zip(self._columns, self._columns, strict=True))
+            if "stage" in columns:  # a store of version 2 or 3 that is only read has no rounds
+                columns.setdefault("round", f"CASE stage WHEN '{FINAL}' THEN {_ROUND} ELSE 0 END")
+            rows = self._db.execute(f"SELECT {', '.join(columns.values())} FROM evaluations ORDER BY id")
+            found = [_evaluation(dict(zip(columns, row, strict=True))) for row in rows]
         for e in found:
             if not isinstance(e.genome, list) or len(e.genome) != len(found[0].genome):
                 raise StoreError(
@@ -264,6 +282,12 @@ class Store:
             if not all(isinstance(gene, int | float) and 0 <= gene <= 1 for gene in e.genome):
                 raise StoreError(f"{self.path} {UNREADABLE}: a gene of evaluation {e.id} is no number from 0 to 1")
         return found
+
+    def decides_in(self, round_: int, finals: Iterable[Evaluation]) -> None:
+        """Commit that final trainings of an earlier round decide in this one too."""
+        with self._one_line(UNWRITABLE), self._transaction():
+            marks = [(round_, e.id) for e in finals]
+            self._db.executemany("UPDATE evaluations SET round = ? WHERE id = ?", marks)
 
     def tell(self, generation: int, told: Told) -> None:
         """Commit what the algorithm is about to be told."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
-from .candidates import best_candidate
+from .candidates import Candidate, best_candidate
 from .executors.local import Evaluate, Executor
 from .proxies.proxy import Outcome, Task, tail
 from .store import CONFIRM, FAILED, FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError
@@ -45,8 +45,10 @@ class Trainings:
 
     Attributes:
         done: an evaluation for every task so far, in the order in which they were asked for.
+        leader: the best candidate of ``done``.
         generation: that the search is at, for who watches; None in the final trainings.
         made: evaluations that were made in this run.
+        round: of final trainings, see :class:`paramap_d2.search.store.Evaluation`.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class Trainings:
         self.evaluate, self.executor, self.store, self.retries = evaluate, executor, store, retries
         self.on_progress = on_progress
         self.done: list[Evaluation] = []
+        self.leader: Candidate | None = None
         self.generation: int | None = 0
         self.made = 0
-        self._best: float | None = None
+        self.round = 0
         self._running: dict[int, Running] = {}
         self._planned, self._extra = planned, 0
         ended = [e for e in store.evaluations() if e.status != INTERRUPTED]
@@ -81,6 +84,11 @@ class Trainings:
         found = [self._last.get(_key(task)) for task in tasks]
         # What the machine failed in an earlier run is tried again in this one.
         found = [e if e is not None and e.counts else None for e in found]
+        earlier = [e for e in found if e is not None and e.stage == FINAL and e.round != self.round]
+        if earlier:
+            self.store.decides_in(self.round, earlier)
+            self._last |= {_key_of(e): replace(e, round=self.round) for e in earlier}
+            found = [e and self._last[_key_of(e)] for e in found]
         self._tell(found)
         for _ in range(1 + self.retries):
             places = [place for place, e in enumerate(found) if e is None or e.by_machine]
@@ -133,7 +141,8 @@ class Trainings:
                     task.seed,
                     stage=task.stage,
                     attempt=task.attempt,
-                    **asdict(outcome),
+                    round=self.round if task.stage == FINAL else 0,
+                    **vars(outcome),
                 )
             )
             if evaluation.status != INTERRUPTED:
@@ -155,14 +164,13 @@ class Trainings:
 
     def _keep(self, found: Sequence[Evaluation]) -> None:
         self.done.extend(found)
-        leader = best_candidate(self.done)
-        self._best = leader and (leader.final or leader).mean
+        self.leader = best_candidate(self.done)
 
     def _tell(self, current: Sequence[Evaluation | None]) -> None:
         ended = [e for e in current if e is not None]
         highest = [e.fitness for e in ended if e.status == FINISHED and e.stage != REPEAT]
-        if self._best is not None:
-            highest.append(self._best)
+        if self.leader is not None:
+            highest.append((self.leader.final or self.leader).mean)
         total = max(self._planned + self._extra, len(self.done) + len(current))
         done = len(self.done) + len(ended)
         running = tuple(self._running.values())

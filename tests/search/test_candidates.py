@@ -10,6 +10,7 @@ from paramap_d2.search.candidates import (
     fitness_text,
     leading_means,
     noise,
+    proxies_asked_for,
     ranked_candidates,
     worth_repeating,
 )
@@ -71,7 +72,7 @@ def test_metrics_are_told_only_where_all_have_them():
 def test_final_trainings_decide_and_only_the_longest_do():
     rows = runs(a=[30, 31], b=[29], c=[28])
     rows += [
-        evaluation(fitness=f, genome=[ord(n) / 1000], stage="final", planned=i, seed=s)
+        evaluation(fitness=f, genome=[ord(n) / 1000], stage="final", planned=i, seed=s, round=3)
         for n, f, i, s in [("a", 50, 300, 0), ("b", 52, 300, 0), ("b", 51, 300, 1), ("c", 90, 200, 0)]
     ]
     ranking = ranked_candidates(rows)
@@ -79,6 +80,11 @@ def test_final_trainings_decide_and_only_the_longest_do():
     assert ranking[0].final.mean == 51.5 and ranking[0].mean == 29 and ranking[2].final is None
     assert fitness_text(ranking[0]) == "51.50 (2 seeds) in 300 iterations"
     assert fitness_text(ranking[2]) == "28.00"
+    # Another proxy, and the search has gone on: what its finals said is of the losses that it had then.
+    rows += [evaluation(position=1, genome=[0.5], fitness=29.5)]
+    ranking = ranked_candidates(rows)
+    assert ranking[0].genome == [0.097] and not any(c.final for c in ranking)  # a, by its mean of several seeds
+    assert proxies_asked_for(rows) == 4
 
 
 def test_nothing_finished():

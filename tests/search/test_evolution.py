@@ -252,6 +252,35 @@ def test_finalists_are_trained_longer_and_decide(tmp_path):
     search(tmp_path / "late", proxy, generations=6, final_iterations=500, repeats=2)
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_finals_decide_among_the_losses_of_their_round(tmp_path, better):
+    def proxy(task):
+        later = 10 * task.generation if better or task.generation < 2 else -50
+        fitness = fake_proxies.target_distance(task).fitness + later
+        return Outcome(FINISHED, 200 - fitness if task.iterations else fitness, planned=task.iterations or 100)
+
+    def stored():
+        with Store(tmp_path / "out" / "search.db", readonly=True) as store:
+            return store.evaluations()
+
+    finals = {"final_iterations": 500, "finalists": 3}
+    search(tmp_path / "out", proxy, generations=2, **finals)
+    first = best_candidate(stored())
+    assert first.final and {e.round for e in stored() if e.stage == FINAL} == {6 + 5}
+    search(tmp_path / "out", proxy, generations=4)  # goes on, and ends without finals
+    best = best_candidate(stored())
+    assert best.final is None and best.first.generation == (3 if better else 1)
+    search(tmp_path / "out", proxy, generations=4, **finals)
+    trained = [(e.genome, e.round) for e in stored() if e.stage == FINAL]
+    finalists = [c for c in ranked_candidates(stored()) if c.final]
+    assert len(finalists) == 3 and {c.final.first.round for c in finalists} == {6 + 3 * 5}
+    if better:  # the best final training of all is of another round
+        assert len(trained) == 6 and first.genome not in [c.genome for c in finalists]
+    else:  # finalists once more without another training
+        assert len(trained) < 6 and best_candidate(stored()).final
+        assert len(trained) == len({tuple(genome) for genome, _ in trained})
+
+
 @pytest.mark.parametrize("budget", [1, 6, 7, 9, 14])
 def test_a_budget_of_evaluations_counts_repeats_and_is_kept(tmp_path, budget):
     found = search(tmp_path / "out", noisy, generations=None, evaluations=budget, repeats=3)

@@ -136,6 +136,14 @@ def test_options_of_an_old_store_as_far_as_it_kept_them(tmp_path):
     assert (again.final_iters, again.reevaluate, again.points, again.mode) == (50, 3, 1, "shared")
 
 
+def test_options_of_a_newer_version_are_told(tmp_path):
+    newer = SearchOptions("config.yaml", "out").to_store()
+    newer["options"]["mood"] = "good"
+    opened(tmp_path, resume=False, kept=newer)
+    with pytest.raises(UserError, match="written by a newer version of paramap_d2: go on with that one .*options mood"):
+        resumed_options({"output_dir": str(tmp_path), "resume": True})
+
+
 def test_a_store_that_names_no_config(tmp_path):
     Store(tmp_path / "search.db").close()
     with pytest.raises(UserError, match="give it with --config-file"):

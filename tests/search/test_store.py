@@ -73,7 +73,7 @@ def test_a_newer_version_is_refused(tmp_path):
     Store(path).close()
     with sqlite3.connect(path) as db:
         db.execute("UPDATE settings SET value = ? WHERE key = 'schema'", (json.dumps(99),))
-    with pytest.raises(StoreError, match="newer version .schema 99"):
+    with pytest.raises(StoreError, match="newer version of paramap_d2: go on with that one .schema 99"):
         Store(path)
 
 
@@ -107,12 +107,51 @@ def test_a_store_of_an_older_version_is_read_as_it_is_and_migrated_to_write(tmp_
     for _ in range(2):  # once migrated, it is as any other
         with Store(path) as store:
             assert store.evaluations()[0] == ROW_OF_VERSION_1
-            assert store.settings() == {"seed": 3, "repeats": 1, "stopping": "none"}
+            assert store.settings() == {"seed": 3, "repeats": 1, "stopping": "none", "draws": 1}
     new = replace(evaluation(stage="repeat", planned=100, curve=[[25, 1.5]]), genome=[0.5])
     with Store(path) as store:
         added = store.add(new)
     with Store(path, readonly=True) as store:
         assert store.evaluations() == [ROW_OF_VERSION_1, added]
+
+
+def store_of_version_3(path, stages):
+    """One of several generations of two, with finals and repeats between them."""
+    with Store(path) as store:
+        for place, (stage, generation, position, status) in enumerate(stages):
+            store.add(Evaluation(generation, position, [place / 10], 0, status, 1.0, stage=stage))
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE evaluations DROP COLUMN round")
+        db.execute("UPDATE settings SET value = 3 WHERE key = 'schema'")
+    db.close()
+
+
+def test_finals_of_version_3_get_their_round(tmp_path):
+    path = tmp_path / "search.db"
+    search = [("search", 0, 0, FINISHED), ("search", 0, 1, "failed"), ("search", 0, 1, FINISHED)]
+    stages = [*search, ("repeat", 0, 0, FINISHED), ("final", 0, 0, FINISHED), ("search", 1, 0, "interrupted")]
+    stages += [("final", 0, 1, FINISHED), ("search", 1, 0, FINISHED), ("final", 1, 0, FINISHED)]
+    store_of_version_3(path, stages)
+    expected = [0, 0, 0, 0, 2, 0, 2, 0, 3]
+    with Store(path, readonly=True) as store:
+        assert [e.round for e in store.evaluations()] == expected
+        assert "draws" not in store.settings()
+    with Store(path) as store:
+        assert [e.round for e in store.evaluations()] == expected
+        assert store.settings()["draws"] == 1
+    with Store(path) as store:
+        store.decides_in(7, store.evaluations()[-1:])
+        assert [e.round for e in store.evaluations()] == [*expected[:-1], 7]
+
+
+def test_what_a_newer_version_keeps_of_an_evaluation_is_told(tmp_path):
+    path = tmp_path / "search.db"
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE evaluations ADD COLUMN mood TEXT NOT NULL DEFAULT ''")
+    for readonly in (True, False):
+        with pytest.raises(StoreError, match="search.db was written by a newer version .*keeps mood of an evaluation"):
+            Store(path, readonly=readonly)
 
 
 def test_a_migration_happens_whole_or_not_at_all(tmp_path, monkeypatch):

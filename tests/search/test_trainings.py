@@ -193,7 +193,7 @@ def test_an_algorithm_that_asks_for_something_else_is_told(tmp_path):
 def as_version_2(path):
     """The store as the version before would have left it."""
     with sqlite3.connect(path) as db:
-        for column in ("cause", "attempt", "versions"):
+        for column in ("cause", "attempt", "versions", "round"):
             db.execute(f"ALTER TABLE evaluations DROP COLUMN {column}")
         db.execute("DROP TABLE told")
         db.execute("UPDATE settings SET value = '2' WHERE key = 'schema'")
