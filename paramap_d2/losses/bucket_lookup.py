@@ -1,13 +1,12 @@
 """Which bucket each of many scores lies in, and how full the buckets are.
 
-On a CPU the look-up is a table over a fine regular grid: it gives the number of edges in the cells above a score's own,
-and only where the next edge turns out to lie above the score as well is the score searched for.
+On a CPU the look-up is a table over a fine regular grid: it gives the number of edges in the cells above a score's own.
+Only where the next edge turns out to lie above the score as well is the score searched for.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,94 +22,141 @@ FEW = 2**12
 CELLS_PER_SAMPLE = 4
 """More would cost more to make than they save."""
 
-MANY_DOUBTS = 1000
-"""So many samples whose bucket is not the first guess are compared with one more edge before they are searched for."""
-
 MAX_CELLS = 2**22
 """float32 counts so far without rounding."""
 
+BEYOND = 2.0**26
+"""The lower edge of the lowest bucket, as a number; distances to it mean nothing."""
 
-class Filling(NamedTuple):
-    bucket: Tensor  # (n,) int32: that of every score
-    count: Tensor  # (B + 1,) float64: scores in every bucket
-    distance: Tensor  # (B + 1,) float64: sum of their distances to its lower edge; of no meaning in the last
+MANY_DOUBTS = 500
+"""So many samples whose bucket is not the first guess are compared with one more edge before they are searched for."""
 
 
-def fill_buckets(scores: Tensor, edge: Tensor, lower: Tensor) -> Filling:
-    """Buckets from the highest scores down: bucket b holds the scores below b edges.
+class Buckets:
+    """The axis of scores, cut at edges, once for each of L rankings. Buckets are numbered from the highest scores down:
+    in ranking l, bucket l · (B + 1) + b holds the scores below b edges. A score equal to an edge lies above it.
 
     Args:
-        scores: (n,) float32 or float64, finite or −inf.
-        edge: (B,) float64, ascending: the negatives of the edges, which are finite. A score that is equal to an edge
-            lies above it.
-        lower: (B + 1,) float64: the lower edge of every bucket, negative as well: those of ``edge`` and inf.
+        lower: (L, B + 1) float64, ascending: the negatives of the buckets' lower edges, which are finite, with
+            ``BEYOND`` for that of the last.
     """
-    if edge.device.type != "cpu":  # no table: the search is fast there, and the samples in doubt would be waited for
-        bucket = search(scores, edge)
-        filled = torch.zeros(2, lower.numel(), dtype=torch.float64, device=edge.device)
-        filled[0].index_add_(0, bucket, filled.new_ones(()).expand(bucket.numel()))
-        filled[1].index_add_(0, bucket, lower.index_select(0, bucket).add_(scores))
-        return Filling(bucket, *filled)
-    if scores.numel() <= max(FEW, edge.numel() // 2):
-        bucket = search(scores, edge)
-        return Filling(bucket, *_filled(bucket, lower.index_select(0, bucket).add_(scores), lower.numel()))
-    table = _Table(edge, lower, scores)
-    step = CHUNK * torch.get_num_threads()  # a small chunk for each thread would be spent waiting for the others
-    if scores.numel() <= step:
-        bucket, distance = table.look_up(scores)
-        return Filling(bucket, *_filled(bucket, distance, lower.numel()))
-    bucket = torch.empty(scores.numel(), dtype=torch.int32)
-    count, distance = torch.zeros(2, lower.numel(), dtype=torch.float64)
-    for part, place in zip(scores.split(step), bucket.split(step), strict=True):
-        found, far = table.look_up(part)
-        place.copy_(found)
-        for total, of_part in zip((count, distance), _filled(found, far, lower.numel()), strict=True):
-            total += of_part
-    return Filling(bucket, count, distance)
 
+    def __init__(self, lower: Tensor):
+        self.rankings, self.of_each = lower.shape
+        self.edge, self.lower = lower[:, :-1], lower.flatten()
 
-def search(scores: Tensor, edge: Tensor) -> Tensor:
-    """(n,) scores to their (n,) int32 buckets, one by one."""
-    return torch.searchsorted(edge, scores.double().neg(), out_int32=True)
+    def search(self, scores: Tensor, ranking: Tensor | None) -> Tensor:
+        """(n,) scores to their (n,) int32 buckets, one by one. ``ranking``: (n,) int64 ascending, that of each score;
+        None where there is one alone."""
+        depth = scores.double().neg()
+        if ranking is None:
+            return torch.searchsorted(self.edge[0], depth, out_int32=True)
+        if not scores.is_cpu:  # equally many of each
+            found = torch.searchsorted(self.edge, depth.reshape(self.rankings, -1), out_int32=True)
+            return found.flatten().add_(ranking, alpha=self.of_each)
+        sizes = ranking.bincount(minlength=self.rankings).tolist()
+        found = [torch.searchsorted(e, d, out_int32=True) for e, d in zip(self.edge, depth.split(sizes), strict=True)]
+        return torch.cat(found).add_(ranking, alpha=self.of_each)
 
+    def distance(self, scores: Tensor, bucket: Tensor) -> Tensor:
+        """(n,) float64, of scores to their buckets' lower edges."""
+        return self.lower.index_select(0, bucket).add_(scores)
 
-def _filled(bucket: Tensor, distance: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
-    count, total = torch.bincount(bucket, minlength=buckets), torch.bincount(bucket, distance, minlength=buckets)
-    return count.double(), total.double()  # integers even with weights where there is no score
+    def fill(self, scores: Tensor, ranking: Tensor | None, powers: int) -> tuple[Tensor, list[Tensor]]:
+        """Looks up all scores.
+
+        Args:
+            scores: (n,) float32 or float64, finite or −inf.
+            ranking: as in :meth:`search`.
+            powers: 2, or 3 for squares too.
+
+        Returns:
+            (n,) int32 buckets, and of every bucket, (L · (B + 1),): how many scores are in it, the sum of their
+            distances to its lower edge in float64, and that of the squares. The last bucket's distances mean nothing.
+        """
+        step = CHUNK * (torch.get_num_threads() if scores.is_cpu else 1)
+        if not scores.is_cpu or scores.numel() <= max(FEW, self.edge.numel() // 2):  # a GPU searches fast
+            look_up, step = self._look_up_each, scores.numel()
+        else:
+            look_up = _Table(self, scores).look_up
+        if scores.numel() <= step:  # a small chunk for each thread would be spent waiting for the others
+            bucket, distance = look_up(scores, ranking)
+            return bucket, self._filled(bucket, distance, powers)
+        bucket = torch.empty(scores.numel(), dtype=torch.int32)
+        filled: list[Tensor] = []
+        for start in range(0, scores.numel(), step):
+            part = slice(start, start + step)
+            bucket[part], distance = look_up(scores[part], None if ranking is None else ranking[part])
+            of_part = self._filled(bucket[part], distance, powers)
+            filled = [total.add_(x) for total, x in zip(filled, of_part, strict=True)] if filled else of_part
+        return bucket, filled
+
+    def _look_up_each(self, scores: Tensor, ranking: Tensor | None) -> tuple[Tensor, Tensor]:
+        bucket = self.search(scores, ranking)
+        return bucket, self.distance(scores, bucket)
+
+    def _filled(self, bucket: Tensor, distance: Tensor, powers: int) -> list[Tensor]:
+        weights = [distance] if powers == 2 else [distance, distance * distance]
+        if bucket.is_cpu:
+            count = torch.bincount(bucket, minlength=self.lower.numel())
+            # Without scores these are integers even with weights.
+            return [count, *(torch.bincount(bucket, w, minlength=self.lower.numel()).double() for w in weights)]
+        weights.insert(0, distance.new_ones(()).expand_as(distance))
+        return [torch.zeros_like(self.lower).index_add_(0, bucket, w) for w in weights]
 
 
 class _Table:
-    def __init__(self, edge: Tensor, lower: Tensor, scores: Tensor):
-        self.edge, self.lower = edge, lower
-        first, last = edge[:: edge.numel() - 1].tolist()
-        cells = min(CELLS_PER_EDGE * edge.numel(), CELLS_PER_SAMPLE * scores.numel(), MAX_CELLS)
-        self.scale = cells / (last - first)
-        self.origin = first - 1 / self.scale
-        self.last_cell = cells + 2
+    """One grid for all rankings, with counts of its own for each."""
+
+    def __init__(self, buckets: Buckets, scores: Tensor):
+        self.buckets = buckets
+        edge = buckets.edge.numpy()
+        first, last = float(edge[:, 0].min()), float(edge[:, -1].max())
+        margin = 2**-20 * max(1.0, abs(first), abs(last))  # some steps of float32, the rounding of all that follows
+        self.lowest, self.highest = -last - margin, -first + margin
+        self.origin = first - 2 * margin
+        cells = min(CELLS_PER_EDGE * edge.shape[1], CELLS_PER_SAMPLE * scores.numel(), MAX_CELLS // buckets.rankings)
+        self.scale = cells / (last + 2 * margin - self.origin)
+        self.cells = cells + 3
         # A cell number falls with the score (each operation rounds to nearest, so none can swap two scores), hence all
         # edges in lower cells lie above a score.
-        cell = edge.to(scores.dtype).sub(self.origin).mul_(self.scale).int()
-        self.above = torch.bincount(cell + 1, minlength=cells + 4).cumsum(0, dtype=torch.int32)
+        near = edge if scores.dtype == torch.float64 else edge.astype(np.float32)
+        cell = ((near - self.origin) * self.scale).astype(np.int64)
+        of_ranking = np.arange(buckets.rankings)[:, None]
+        filled = np.bincount((cell + of_ranking * self.cells).ravel() + 1, minlength=buckets.rankings * self.cells)
+        self.above = torch.from_numpy(filled).cumsum(0, dtype=torch.int32)
+        if buckets.rankings > 1:
+            self.above.view(buckets.rankings, -1).add_(torch.from_numpy(of_ranking))
 
-    def look_up(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def look_up(self, scores: Tensor, ranking: Tensor | None) -> tuple[Tensor, Tensor]:
         """(n,) int32 buckets and (n,) float64 distances to their lower edges."""
-        cell = scores.add(self.origin).mul_(-self.scale).clamp_(0, self.last_cell).int()
+        inside = scores.clamp(self.lowest, self.highest)
+        cell = inside.add(self.origin).mul_(-self.scale).int()
+        if ranking is not None:
+            cell.add_(ranking, alpha=self.cells)
         bucket = self.above.index_select(0, cell)
-        distance = self.lower.index_select(0, bucket).add_(scores)
+        distance = self.buckets.distance(inside, bucket)
         # No edge in a score's own cell is counted yet. Where the highest of them is not above the score, none is.
-        doubt = (distance < 0).nonzero().squeeze(1)
-        doubted = scores.index_select(0, doubt)
-        if doubt.numel() < MANY_DOUBTS:
-            found = search(doubted, self.edge)
-            beyond = self.lower.index_select(0, found).add_(doubted)
-        else:  # most cells have one edge, so that the next bucket is nearly always the right one
-            found = bucket.index_select(0, doubt).add_(1)
-            beyond = self.lower.index_select(0, found).add_(doubted)
-            still = (beyond < 0).nonzero().squeeze(1)
-            rest = doubted.index_select(0, still)
-            right = search(rest, self.edge)
-            found.index_copy_(0, still, right)
-            beyond.index_copy_(0, still, self.lower.index_select(0, right).add_(rest))
-        bucket.index_copy_(0, doubt, found)
-        distance.index_copy_(0, doubt, beyond)
+        doubt = indices(distance.numpy() < 0)
+        if doubt.numel():
+            doubted = inside.index_select(0, doubt)
+            of_doubt = None if ranking is None else ranking.index_select(0, doubt)
+            if doubt.numel() < MANY_DOUBTS:
+                found = self.buckets.search(doubted, of_doubt)
+                beyond = self.buckets.distance(doubted, found)
+            else:  # most cells have one edge, so that the next bucket is nearly always the right one
+                found = bucket.index_select(0, doubt).add_(1)
+                beyond = self.buckets.distance(doubted, found)
+                still = indices(beyond.numpy() < 0)
+                rest = doubted.index_select(0, still)
+                right = self.buckets.search(rest, None if ranking is None else of_doubt.index_select(0, still))
+                found.index_copy_(0, still, right)
+                beyond.index_copy_(0, still, self.buckets.distance(rest, right))
+            bucket.index_copy_(0, doubt, found)
+            distance.index_copy_(0, doubt, beyond)
         return bucket, distance
+
+
+def indices(mask: np.ndarray) -> Tensor:
+    """int64, of what is true. NumPy compares and searches in a fifth of torch's time."""
+    return torch.from_numpy(np.flatnonzero(mask))

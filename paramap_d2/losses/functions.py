@@ -36,11 +36,19 @@ class RankingFunction:
     #: Differences below -1 give exactly 0 and above 1 exactly 1, with slope 0.
     saturates = True
 
+    #: Where pieces meet, 0 and 1 among them, for a function that saturates and is linear or quadratic between; else
+    #: None.
+    corners: tuple[float, ...] | None = None
+
     def value(self, u: Tensor) -> Tensor:
         raise NotImplementedError
 
     def slope(self, u: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def curvature(self, u: Tensor) -> Tensor:
+        """The second derivative, for a function with ``corners``; at one of them that of the piece to its right."""
+        return torch.zeros_like(u)
 
     def of_difference(self, d: Tensor) -> Tensor:
         """f(clamp(d/2 + 1/2, 0, 1)) for score differences d of any shape; ±inf are allowed."""
@@ -87,7 +95,7 @@ class PiecewiseLinear(RankingFunction):
 
     def __init__(self, points: Sequence[Sequence[float]]):
         self.points = _checked(points)
-        self.x = tuple(x for x, _ in self.points)
+        self.x = self.corners = tuple(x for x, _ in self.points)
         self.y = tuple(y for _, y in self.points)
         self.slopes = tuple(
             (y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in zip(self.points, self.points[1:], strict=False)
@@ -161,11 +169,16 @@ def _checked(points: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ..
 class Square(RankingFunction):
     """u² of the clamped difference, q² of a quality (the paper's Table 3)."""
 
+    corners = (0.0, 1.0)
+
     def value(self, u: Tensor) -> Tensor:
         return u * u
 
     def slope(self, u: Tensor) -> Tensor:
         return 2 * u
+
+    def curvature(self, u: Tensor) -> Tensor:
+        return torch.full_like(u, 2)
 
     def to_json(self) -> str:
         return "square"

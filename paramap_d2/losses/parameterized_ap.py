@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from .functions import FUNCTION_NAMES, PiecewiseLinear, RankingFunction
+from .functions import FUNCTION_NAMES, RankingFunction
 from .global_batch import GlobalBatch, several_processes
 from .pairwise import PairwiseSums
 from .quality_functions import QualityFunctions
 from .ranking_loss import APLossTerms, RankingLoss
 from .ranking_sums import SCORE_LIMIT, BucketSums
+from .small_arrays import arrays_on
 
 EMPTY_DENOMINATOR = 1e-6
 """A positive whose ``rank_denominator`` sum is at or below this has no detection counted at or above it, itself
@@ -27,7 +29,8 @@ class ParameterizedAPLoss(RankingLoss):
                                                       / Σ_j rank_denominator(s_j − s_i) ]
 
     with both sums over all samples that are not ignored.
-    Piecewise-linear ranking functions take O((N + P) log P) time; others take N·P, in bounded memory.
+    Ranking functions that are linear or quadratic in pieces take O((N + P) log P) time; others take N·P, in bounded
+    memory.
 
     Args:
         functions: all five, by name (:data:`FUNCTION_NAMES`).
@@ -66,7 +69,7 @@ class ParameterizedAPLoss(RankingLoss):
         self.global_batch = global_batch
         self._of_qualities = QualityFunctions(self.functions)
         ranking = self.functions["rank_numerator"], self.functions["rank_denominator"]
-        self._linear = all(isinstance(function, PiecewiseLinear) for function in ranking)
+        self._exact = all(function.corners is not None for function in ranking)
 
     def extra_repr(self) -> str:
         shapes = "\n".join(f"{name}={function!r}" for name, function in self.functions.items())
@@ -112,6 +115,9 @@ class ParameterizedAPLoss(RankingLoss):
     ) -> APLossTerms:
         """The loss from positives by index, so that a head need not make an (N,) tensor of qualities.
 
+        Several rankings of equal sizes, each with a loss of its own, take one call: scores (L, N), positives and
+        quality (L, P), without rated negatives. The terms are then (L,).
+
         Args:
             scores: (N,) logits; ignored samples stand at −inf.
             positives: (P,) int64 indices into scores.
@@ -121,40 +127,36 @@ class ParameterizedAPLoss(RankingLoss):
         """
         scores = scores.to(scores.dtype if scores.dtype == torch.float64 else torch.float32)
         samples = scores.detach()
-        anchor = samples.index_select(0, positives).double()
+        if scores.dim() > 1:
+            positives = positives + torch.arange(len(scores), device=scores.device)[:, None] * scores.shape[1]
+        rated = positives.flatten()
+        anchor = samples.flatten().index_select(0, rated).double().view(positives.shape)
         peak = samples.amax() if samples.numel() else samples.new_full((), -torch.inf)
         lowest = anchor.amin() if anchor.numel() else anchor.new_full((), torch.inf)
         if negative_quality is not None:
+            rated = torch.cat([rated, rated_negatives])
             probe = negative_quality.detach().sum()
             peak = peak + (probe - probe)  # NaN where one is no finite number
         batch = None
         if self.global_batch and torch.is_grad_enabled() and several_processes():
-            batch = GlobalBatch(anchor.numel(), torch.stack([peak.double(), lowest]))
+            batch = GlobalBatch(anchor.shape[-1], torch.stack([peak.double(), lowest]))
             peak, lowest = batch.facts[:, 0].amax(), batch.facts[:, 1].amin()
-        if (anchor.numel() if batch is None else batch.positives) == 0:
-            nothing = scores[:0].sum() + quality[:0].sum().to(scores.dtype)
+        if (anchor.shape[-1] if batch is None else batch.positives) == 0:
+            nothing = scores[..., :0].sum(-1) + quality[..., :0].sum(-1).to(scores.dtype)
             return APLossTerms(_nan_unless(peak < torch.inf, nothing), nothing.detach())
 
-        if self.top_k is not None and self.top_k < samples.numel():
+        if self.top_k is not None and self.top_k < samples.shape[-1]:
             samples = samples.masked_fill(~_highest(samples, self.top_k), -torch.inf)
-        exact, sane = self._linear, None
+        exact, sane = self._exact, None
         if exact and peak.device.type == "cpu":
             exact = float(peak) < SCORE_LIMIT and float(lowest) > -SCORE_LIMIT
         elif exact:  # is not waited for: out of the fast sums' range the loss becomes NaN
             sane = (peak < SCORE_LIMIT) & (lowest > -SCORE_LIMIT)
         if not exact:
             sane = peak < torch.inf
-        rated = positives if rated_negatives is None else torch.cat([positives, rated_negatives])
+        sums = BucketSums if exact else PairwiseSums
         ranking, localization = _APLoss.apply(
-            scores,
-            quality,
-            negative_quality,
-            samples,
-            anchor,
-            rated,
-            BucketSums if exact else PairwiseSums,
-            batch,
-            self,
+            scores, quality, negative_quality, samples, anchor, rated, sums, batch, self
         )
         return APLossTerms(_nan_unless(sane, ranking), localization)
 
@@ -204,10 +206,10 @@ def _check(scores: Tensor, quality: Tensor, targets: Tensor) -> bool:
 
 
 def _highest(scores: Tensor, k: int) -> Tensor:
-    """(N,) bool: the k highest scores, of equal ones the first."""
-    threshold = scores.topk(k).values.amin()
+    """(..., N) bool: the k highest scores of each row, of equal ones the first."""
+    threshold = scores.topk(k).values.amin(-1, keepdim=True)
     above, equal = scores > threshold, scores == threshold
-    return above | (equal & (equal.cumsum(0) <= k - above.sum()))
+    return above | (equal & (equal.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
 
 
 class _Ignoring(torch.autograd.Function):
@@ -234,49 +236,64 @@ class _APLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, scores, quality, negative_quality, samples, anchor, rated, path, batch, loss):
-        q = quality if negative_quality is None else torch.cat([quality, negative_quality])
-        (extra, *own), ctx.slopes_of_quality = loss._of_qualities(q.double())
-        weight, gain = (row[: anchor.numel()] for row in own)
+        xp = arrays_on(scores.device)
+        q = quality.flatten() if negative_quality is None else torch.cat([quality, negative_quality])
+        of_quality, ctx.slopes_of_quality = loss._of_qualities(q.double())
+        positives = anchor.numel()
+        rankings = len(scores) if scores.dim() > 1 else 1
+        own = of_quality[1:, :positives].reshape(2, rankings, -1 if positives else 0)
         if batch is not None:
-            anchor, weight, gain = batch.gather(torch.stack([anchor, weight, gain]))
-        ranking = loss.functions["rank_numerator"], loss.functions["rank_denominator"]
-        ctx.sums = path(samples, anchor, *ranking, rated, extra, loss._of_qualities.unrated_weight)
-        sums, ctx.slopes = ctx.sums.sums, ctx.sums.slopes
+            told = torch.cat([anchor.view(own.shape[1:]), *(xp.tensor(rows) for rows in own)])
+            told = batch.gather(told).unflatten(0, (3, rankings))
+            anchor, own = told[0] if scores.dim() > 1 else told[0, 0], xp.array(told[1:])
+        weight, gain = own
+        functions = loss.functions["rank_numerator"], loss.functions["rank_denominator"]
+        extra = xp.tensor(of_quality[0])
+        ctx.sums = path(samples, anchor, *functions, rated, extra, loss._of_qualities.unrated_weight)
+        sums, slopes = ctx.sums.sums, ctx.sums.slopes
         if batch is not None:
-            sums, ctx.slopes = batch.add(torch.stack([sums, ctx.slopes]))
-        numerator, denominator = sums
-        # Masked before the division: a quotient that is not used must not reach the gradient as NaN.
-        denominator = denominator.masked_fill(denominator <= EMPTY_DENOMINATOR, torch.inf)
+            sums, slopes = batch.add(torch.stack([sums, slopes]))
+        numerator, denominator = xp.array(sums).reshape(2, rankings, -1)
+        ctx.slopes = xp.array(slopes).reshape(2, rankings, -1)
+        # Before the division: a quotient that is not used must not reach the gradient as NaN.
+        denominator[denominator <= EMPTY_DENOMINATOR] = math.inf
         ctx.quotient = numerator / denominator
         ctx.to_numerator = weight / denominator
         ctx.own = slice(None) if batch is None else batch.own
-        ctx.factor = (1 if batch is None else batch.processes) / anchor.numel()
-        ctx.block_gradient, ctx.grad_scale = loss.block_gradient, loss.grad_scale
-        ctx.dtypes = quality.dtype, None if negative_quality is None else negative_quality.dtype
+        ctx.factor = (1 if batch is None else batch.processes) / anchor.shape[-1]
+        ctx.loss, ctx.shape, ctx.like = loss, scores.shape, (quality, negative_quality)
         ctx.save_for_backward(rated)
-        return (weight.dot(ctx.quotient) / anchor.numel()).to(scores.dtype), gain.mean().to(scores.dtype)
+        terms = (weight * ctx.quotient).sum(1), gain.sum(1)
+        shape = scores.shape[:-1]
+        return tuple(xp.tensor((term / anchor.shape[-1]).reshape(shape)).to(scores.dtype) for term in terms)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_ranking, grad_localization):
+    def backward(ctx, *grads):
         (rated,) = ctx.saved_tensors
-        grads = (ctx.to_numerator * (grad_ranking * ctx.factor))[None]
-        if not ctx.block_gradient:
-            grads = torch.cat([grads, -grads * ctx.quotient])
-        grad, of_rated, of_extra = ctx.sums.gradient(grads)
+        xp = arrays_on(rated.device)
+        of_ranking, of_localization = (xp.array(grad).reshape(-1, 1) * ctx.factor for grad in grads)
+        of_sums = (ctx.to_numerator * of_ranking)[None]
+        if not ctx.loss.block_gradient:
+            of_sums = xp.join([of_sums, -of_sums * ctx.quotient])
+        grad, of_rated, of_extra = ctx.sums.gradient(xp.tensor(of_sums.reshape(len(of_sums), -1)))
         # The other role of a positive's score: every difference it is subtracted in. Its parts cancel, so they are
         # added before they are rounded to the scores' type.
-        own, of_sample, of_weight, of_gain = ctx.own, *ctx.slopes_of_quality
-        quotient = ctx.quotient[own]
-        positives = quotient.numel()
-        for of_sum, slope in zip(grads, ctx.slopes, strict=False):
-            of_rated[:positives].addcmul_(of_sum[own], slope[own], value=-1)
+        own = ctx.own
+        of_anchor = (of_sums * ctx.slopes[: len(of_sums)]).sum(0)[:, own].reshape(-1)
+        positives, quotient = len(of_anchor), ctx.quotient[:, own]
+        xp.array(of_rated)[:positives] -= of_anchor
         grad.index_copy_(0, rated, of_rated.to(grad.dtype))
 
-        of_quality = of_extra.mul_(of_sample)
-        of_own = torch.addcmul(of_gain[:positives] * grad_localization, of_weight[:positives], quotient * grad_ranking)
-        of_quality[:positives].add_(of_own, alpha=ctx.factor)
-        of_quality *= ctx.grad_scale
-        dtype, of_negatives = ctx.dtypes
-        negatives = None if of_negatives is None else of_quality[positives:].to(of_negatives)
-        return grad, of_quality[:positives].to(dtype), negatives, None, None, None, None, None, None
+        of_sample, of_weight, of_gain = ctx.slopes_of_quality
+        shape = quotient.shape
+        of_quality = xp.array(of_extra) * of_sample
+        of_own = of_gain[:positives].reshape(shape) * of_localization
+        of_own += of_weight[:positives].reshape(shape) * (quotient * of_ranking)
+        of_quality[:positives] += of_own.reshape(-1)
+        of_quality *= ctx.loss.grad_scale
+        quality, negative_quality = ctx.like
+        of_quality = xp.tensor(of_quality)
+        of_positives = of_quality[:positives].to(quality.dtype).view(quality.shape)
+        of_negatives = None if negative_quality is None else of_quality[positives:].to(negative_quality.dtype)
+        return grad.view(ctx.shape), of_positives, of_negatives, None, None, None, None, None, None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .functions import PiecewiseLinear, RankingFunction
+from .small_arrays import Array, arrays_on
 
 
 class QualityFunctions:
@@ -24,16 +25,19 @@ class QualityFunctions:
         self._functions = tuple(functions[name] for name in ("sample_quality", "positive_weight", "positive_quality"))
         no_quality = torch.zeros((), dtype=torch.float64, device="cpu")
         self.unrated_weight = 1 - float(self._functions[0].of_quality(no_quality))
-        self._tables: dict[torch.device, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._tables: dict[torch.device, tuple[Array, Array]] = {}
 
-    def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, q: Tensor) -> tuple[Array, Array]:
         """(n,) float64 to the (3, n) rows and their (3, n) derivatives."""
+        xp = arrays_on(q.device)
         if not all(isinstance(function, PiecewiseLinear) for function in self._functions):
-            return self._one_by_one(q)
-        inner, x, y, slope = self._on(q.device)
-        piece = torch.bucketize(q, inner)
-        slope = slope.index_select(1, piece)
-        return torch.addcmul(y.index_select(1, piece), slope, q - x.index_select(0, piece)), slope
+            return tuple(xp.array(rows) for rows in self._one_by_one(q))
+        inner, table = self._on(q.device)
+        q = xp.array(q)
+        of_piece = xp.pick(table, xp.search(inner, q))
+        value, slope = of_piece[:3], of_piece[3:6]
+        value += slope * (q - of_piece[6])
+        return value, slope
 
     def _one_by_one(self, q: Tensor) -> tuple[Tensor, Tensor]:
         pairs = [function.quality_value_and_slope(q) for function in self._functions]
@@ -48,8 +52,8 @@ class QualityFunctions:
     def _signs(device: torch.device) -> Tensor:
         return torch.tensor([[-1.0], [1.0], [-1.0]], dtype=torch.float64, device=device)
 
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Ends of the pieces between all functions' breakpoints, and of each piece a point, its rows and their slopes.
+    def _on(self, device: torch.device) -> tuple[Array, Array]:
+        """Ends of the pieces between all functions' breakpoints, and of each piece its rows, their slopes and a point.
         The first and last lie outside of [0, 1], where nothing changes; an end belongs to the piece on its left,
         so that 1 is inside, and the others lie a hair below their breakpoint."""
         if device not in self._tables:
@@ -63,6 +67,7 @@ class QualityFunctions:
             outside = slope.new_zeros(3, 1)
             rows = self._rows(torch.cat([value[:, :1], value], 1))
             slopes = self._signs(x.device) * torch.cat([outside, slope], 1)
-            tables = end, torch.cat([x[:1], x]), rows, slopes
-            self._tables[device] = tuple(table.to(device) for table in tables)
+            tables = end, torch.cat([rows, slopes, torch.cat([x[:1], x])[None]])
+            xp = arrays_on(device)
+            self._tables[device] = tuple(xp.array(table.to(device)) for table in tables)
         return self._tables[device]

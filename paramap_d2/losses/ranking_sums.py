@@ -1,13 +1,14 @@
-"""The two sums of the loss over all pairs, in O((N + A) log A), for piecewise-linear functions.
+"""The two sums of the loss over all pairs, in O((N + A) log A), for functions that are linear or quadratic in pieces.
 
 A positive's score is an *anchor* a; a sample counts for it by f(s − a). The breakpoints of all anchors' functions are
-edges that cut the axis of scores into *buckets*, and f(s − a) = Σ_m c_m · max(0, s − e_m) over its own edges e_m, c_m
-the change of slope there. So Σ_j w_j f(s_j − a) needs Σ_j w_j max(0, s_j − e) at its edges alone, and that is a prefix
-sum over buckets, from the highest scores down, of their counts and their samples' distances to the lower edge. No
-sample is ever sorted: N enters by looking up each sample's bucket and by counting.
+edges that cut the axis of scores into *buckets*, and f(s − a) = Σ_m c_m · max(0, s − e_m) + h_m · max(0, s − e_m)² over
+its own edges e_m, with c_m the jump of the slope there and h_m half that of the second derivative. So the sums over j need
+Σ_j w_j max(0, s_j − e) and Σ_j w_j max(0, s_j − e)² at its edges alone, and those are prefix sums over buckets, from the
+highest scores down, of their counts and of their samples' distances (and squared distances) to the lower edge. No sample
+is ever sorted: N enters by looking up each sample's bucket and by counting.
 
-Backward, Σ_i g_i f'(s_j − a_i) is constant in each bucket: one prefix sum over the changes of slope at the edges, and
-every sample reads that of its bucket.
+Backward, Σ_i g_i f'(s_j − a_i) is linear in s_j in each bucket (constant, where all pieces are linear): prefix sums
+over the jumps at the edges, and every sample reads those of its bucket.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .bucket_lookup import CHUNK, fill_buckets, search
-from .functions import PiecewiseLinear
+from .bucket_lookup import BEYOND, CHUNK, Buckets, indices
+from .functions import RankingFunction
+from .small_arrays import Array, arrays_on
 
 SCORE_LIMIT = 2.0**24
 """Above this, s + 1 is too coarse in float64 for exact edges of the buckets; the pairwise form has no such limit."""
@@ -27,145 +29,221 @@ SCORE_LIMIT = 2.0**24
 EMPTY_GAP = 2.5
 """Between edges further apart than this lies no anchor's window, which is 2 wide."""
 
-MANY_ANCHORS = 256
-"""From here on it pays to sort them before their edges."""
-
 
 class _Breakpoints(NamedTuple):
     """Numerator (row 0) and denominator (row 1) over the union of their M breakpoints, all float64."""
 
-    at: Tensor  # (M, 1) the negatives of the breakpoints as score differences in [-1, 1]
-    change: Tensor  # (2, M, 1) of slope, per unit of difference, at each breakpoint
-    minus_change: Tensor  # (2, M, 1)
-    ends: tuple[Tensor, Tensor]  # (1,) each: −inf and inf
+    at: Array  # (M, 1) the negatives of the breakpoints as score differences in [-1, 1]
+    slope: Array  # (2, 1, M, 1) jump of the slope at each breakpoint, per unit of difference
+    bend: Array | None  # (2, 1, M, 1) half the jump of the second derivative; None where there is none
 
 
 @lru_cache(maxsize=64)  # a step would else copy these to its device anew
-def _breakpoints(numerator: PiecewiseLinear, denominator: PiecewiseLinear, device: torch.device) -> _Breakpoints:
+def _breakpoints(numerator: RankingFunction, denominator: RankingFunction, device: torch.device) -> _Breakpoints:
+    functions = numerator, denominator
     # In the functions' own argument: 2x − 1 and back may round to the other side of a breakpoint.
-    x = torch.tensor(sorted({x for f in (numerator, denominator) for x in f.x}), dtype=torch.float64, device="cpu")
-    slope = torch.stack([f.slope(x) / 2 for f in (numerator, denominator)])
-    slope[:, -1] = 0
-    change = slope.diff(dim=1, prepend=slope.new_zeros(2, 1))
-    change = change[:, :, None].to(device)
-    low, high = torch.tensor([[-torch.inf], [torch.inf]], dtype=torch.float64, device=device)
-    return _Breakpoints((1 - 2 * x)[:, None].to(device), change, -change, (low, high))
+    x = torch.tensor(sorted({x for f in functions for x in f.corners}), dtype=torch.float64, device="cpu")
+    slope = torch.stack([f.slope(x) / 2 for f in functions])  # to the right of each
+    curve = torch.stack([f.curvature(x) / 4 for f in functions])
+    slope[:, -1] = curve[:, -1] = 0
+    before = torch.zeros_like(slope)
+    before[:, 1:] = slope[:, :-1] + curve[:, :-1] * 2 * x.diff()
+    bend = curve.diff(dim=1, prepend=curve.new_zeros(2, 1)) / 2
+    xp = arrays_on(device)
+    of_edges = [xp.array(row[:, None, :, None].contiguous().to(device)) for row in (slope - before, bend)]
+    return _Breakpoints(xp.array((1 - 2 * x)[:, None].to(device)), of_edges[0], of_edges[1] if bend.any() else None)
 
 
 class BucketSums:
     """For every anchor a_i: Σ_j w_j · numerator(s_j − a_i) and Σ_j denominator(s_j − a_i), and what their gradients
     are made of. Autograd records none of it.
 
+    Several rankings of equal sizes, each for itself, can be had in one: L of n samples and A anchors each.
+
     Args:
-        scores: (N,) float32 or float64. A score of −inf adds 0 to every sum. None may exceed ``SCORE_LIMIT``.
-        anchor: (A,) float64, none below −``SCORE_LIMIT``; A > 0.
-        numerator, denominator: piecewise-linear functions of the difference.
-        rated: (E,) int64 indices of the samples whose weight w_j differs from ``base_weight``, each once.
+        scores: (N,) or (L, n) float32 or float64. A score of −inf adds 0 to every sum. None may exceed ``SCORE_LIMIT``.
+        anchor: (A,) or (L, A) float64, none below −``SCORE_LIMIT``; A > 0.
+        numerator, denominator: functions of the difference that have ``corners``.
+        rated: (E,) int64 indices, into the flattened scores, of the samples whose weight w_j differs from
+            ``base_weight``, each once; those of a ranking before those of the next.
         extra: (E,) float64: how much their weights exceed ``base_weight``.
         base_weight: w_j of all other samples.
 
     Attributes:
-        sums: (2, A) float64: the two sums.
-        slopes: (2, A) float64: the same of the functions' derivatives.
+        sums: (2, L · A) float64: the two sums.
+        slopes: (2, L · A) float64: the same of the functions' derivatives.
     """
 
     def __init__(
         self,
         scores: Tensor,
         anchor: Tensor,
-        numerator: PiecewiseLinear,
-        denominator: PiecewiseLinear,
+        numerator: RankingFunction,
+        denominator: RankingFunction,
         rated: Tensor,
         extra: Tensor,
         base_weight: float,
     ):
-        at, change, self._minus_change, (low, high) = _breakpoints(numerator, denominator, scores.device)
-        self._of_anchor = None
-        if anchor.numel() > MANY_ANCHORS:  # M ascending runs, which a merging sort joins in a third of the time
-            anchor, self._of_anchor = torch.sort(anchor, descending=True)
-        edge, self._order = torch.sort((at - anchor).flatten())  # the negatives of the edges: the highest first
-        ends = torch.cat([low, edge, high])
-        self._lower = ends[1:]
-        width = ends.diff()
+        xp = self._xp = arrays_on(scores.device)
+        at, self._slope, self._bend = _breakpoints(numerator, denominator, scores.device)
+        anchors, powers = anchor.shape[-1], 2 if self._bend is None else 3
+        rankings = self._rankings = anchor.numel() // anchors
+        depth = -xp.array(anchor).reshape(rankings, anchors)
+        # Sorted anchors give ascending runs of edges, which a merging sort joins fast.
+        self._of_anchor = self._flat(xp.order(depth), anchors)
+        depth = xp.pick(depth.reshape(-1), self._of_anchor).reshape(rankings, 1, anchors)
+        edge = (at + depth).reshape(rankings, -1)  # the negatives of the edges: the highest first
+        self._of_edge = self._flat(xp.order(edge), edge.shape[1])
+        lower = xp.zeros(rankings, edge.shape[1] + 1)
+        lower[:, -1] = BEYOND
+        lower[:, :-1] = xp.pick(edge.reshape(-1), self._of_edge).reshape(rankings, -1)
+        edge = lower[:, :-1]
         # Distances where no window lies may be huge, and all functions are constant there.
-        self._outside = width > EMPTY_GAP
-        self._width = width.masked_fill_(self._outside, 0.0)
+        gap = edge[:, 1:] - edge[:, :-1]
+        self._inner = gap <= EMPTY_GAP
+        self._gap = gap * self._inner
 
-        self._like = scores
-        self._rated, self._extra, self._base_weight = rated, extra, base_weight
+        self._scores = scores = scores.reshape(-1)
+        self._buckets = Buckets(xp.tensor(lower))
         self._kept = _worth_looking_up(scores, edge)
         looked_up = scores if self._kept is None else scores.index_select(0, self._kept)
-        self._bucket, count, distance = fill_buckets(looked_up, edge, self._lower)
+        self._bucket, *filled = self._buckets.fill(looked_up, self._ranking(self._kept), powers)
         rated_scores = scores.index_select(0, rated)
-        self._rated_bucket = search(rated_scores, edge)
-        self._rated_distance = self._lower.index_select(0, self._rated_bucket).add_(rated_scores).nan_to_num_(0.0, 0.0)
+        rated_bucket = self._buckets.search(rated_scores, self._ranking(rated))
+        self._rated_bucket = xp.array(rated_bucket)
+        self._rated_distance = xp.array(self._buckets.distance(rated_scores, rated_bucket).clamp_(0, EMPTY_GAP))
+        self._base_weight, self._extra = base_weight, xp.array(extra)
 
-        # (2, 2, B + 1): distances and counts, each with the weights for the numerator and without for the denominator.
-        filled = torch.stack([distance, distance, count, count]).unflatten(0, (2, 2))
-        if base_weight != 1:
-            filled[:, 0] *= base_weight
-        filled[:, 0].index_add_(1, self._rated_bucket, torch.stack([extra * self._rated_distance, extra]))
-        far, number = filled[0], filled[1]
-        number.cumsum_(1)
-        far.masked_fill_(self._outside, 0.0)[:, 1:].addcmul_(number[:, :-1], self._width[1:])
-        far.cumsum_(1)
-        above = torch.empty_like(filled[..., :-1]).index_copy_(2, self._order, filled[..., :-1])
-        result = above.unflatten(2, (-1, anchor.numel())).mul_(change).sum(2)
-        if self._of_anchor is not None:
-            result = torch.empty_like(result).index_copy_(2, self._of_anchor, result)
-        self.sums, self.slopes = result[0], result[1]
+        # Of the samples at or above each edge: their number, the sum of their distances to it, that of the squares.
+        above = xp.zeros(powers, 2, rankings, edge.shape[1])
+        of_rated = self._extra
+        for power, (row, plain) in enumerate(zip(above, *filled, strict=True)):
+            row[1] = xp.array(plain).reshape(rankings, -1)[:, :-1]
+            row[0] = base_weight * row[1]
+            row[0] += xp.count(self._rated_bucket, of_rated, plain.numel()).reshape(rankings, -1)[:, :-1]
+            of_rated = of_rated * self._rated_distance
+            if power:
+                row[..., 0] = 0
+                row = row[..., 1:]
+                row *= self._inner
+                row += above[0, ..., :-1] * self._gap**power
+                if power == 2:
+                    row += above[1, ..., :-1] * (2 * self._gap)
+            row[:] = xp.running_sum(row)
+        above = xp.pick(above.reshape(2 * powers, -1), xp.inverse(self._of_edge))
+        number, distance, *square = above.reshape(powers, 2, rankings, -1, anchors)
+        sums, slopes = (self._slope * distance).sum(2), (self._slope * number).sum(2)
+        if square:
+            sums += (self._bend * square[0]).sum(2)
+            slopes += (2 * self._bend * distance).sum(2)
+        given = xp.inverse(self._of_anchor)
+        self.sums, self.slopes = (xp.tensor(xp.pick(x.reshape(2, -1), given)) for x in (sums, slopes))
 
-    def _slope_tables(self, grads: Tensor) -> Tensor:
-        """(rows, A) g to (rows, B + 1): Σ_i g_i f'(s − a_i) for s in every bucket."""
-        in_order = grads if self._of_anchor is None else grads.index_select(1, self._of_anchor)
-        changes = self._minus_change[: grads.shape[0]] * in_order[:, None]
-        # All changes of a function add up to 0: what is below is what is above with its sign turned.
-        table = grads.new_zeros(grads.shape[0], self._lower.numel())
-        torch.cumsum(changes.flatten(1).index_select(1, self._order), 1, out=table[:, 1:])
-        return table.masked_fill_(self._outside, 0.0)
+    def _flat(self, index: Array, size: int) -> Array:
+        """Indices within each ranking's run of such a size to indices into all runs."""
+        return (index if self._rankings == 1 else index + self._xp.starts(self._rankings, size)).reshape(-1)
+
+    def _ranking(self, samples: Tensor | None) -> Tensor | None:
+        """That of each sample, of all where none are named; None where there is one alone."""
+        if self._rankings == 1:
+            return None
+        if samples is None:
+            samples = torch.arange(self._scores.numel(), device=self._scores.device)
+        return samples.div(self._scores.numel() // self._rankings, rounding_mode="floor")
 
     def gradient(self, grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The samples' part of the gradient; the anchors' is −Σ grads · slopes.
 
         Args:
-            grads: (2, A) float64, of the sums; (1, A) where the denominator is held constant.
+            grads: (2, L · A) float64, of the sums; (1, L · A) where the denominator is held constant.
 
         Returns:
             (N,) of the scores, in their type, of no meaning at the rated samples; (E,) float64 of the rated samples'
             scores; (E,) float64 of their weights.
         """
-        tables = self._slope_tables(grads)
-        plain = tables[0] if self._base_weight == 1 else self._base_weight * tables[0]
-        if tables.shape[0] > 1:
-            plain = plain + tables[1]
-        grad = plain.to(self._like.dtype).index_select(0, self._bucket)
-        if self._kept is not None:
-            grad = torch.zeros_like(self._like).index_copy_(0, self._kept, grad)
-        slope = tables[0].index_select(0, self._rated_bucket)
-        of_rated = plain.index_select(0, self._rated_bucket).addcmul_(self._extra, slope)
-        # f is continuous: its value at an edge is the integral of the slopes below.
-        below = (tables[0] * self._width).cumsum(0)
-        of_weight = (below[-1] - below.index_select(0, self._rated_bucket)).addcmul_(slope, self._rated_distance)
-        return grad, of_rated, of_weight
+        base = self._base_weight
+        slope, bend = self._in_buckets(grads)
+        plain_slope, plain_bend = (
+            x if x is None else base * x[0] if len(x) == 1 else base * x[0] + x[1] for x in (slope, bend)
+        )
+        distance = self._rated_distance
+        of_rated, of_slope = self._at_rated(plain_slope), self._at_rated(slope[0])
+        of_weight = self._at_rated(self._values(slope, bend)) + of_slope * distance
+        if bend is not None:
+            of_bend = self._at_rated(bend[0]) * distance
+            of_weight += of_bend * distance / 2
+            of_slope += of_bend
+            of_rated += self._at_rated(plain_bend) * distance
+        of_rated += self._extra * of_slope
+        return self._at_samples(plain_slope, plain_bend), self._xp.tensor(of_rated), self._xp.tensor(of_weight)
 
     def of_samples(self, weight: Tensor) -> Tensor:
-        """Σ_i weight_i · numerator(s_j − a_i), without the w_j: (A,) float64 to (N,) of the scores' type."""
-        slope = self._slope_tables(weight[None])[0]
-        below = (slope * self._width).cumsum(0)
-        # f = value + slope · s in each bucket. The lowest bucket has neither, and no lower edge.
-        value = (below[-1] - below).addcmul_(slope, self._lower.nan_to_num(0.0, 0.0))
-        kept = self._like if self._kept is None else self._like.index_select(0, self._kept)
-        result = torch.empty_like(kept)
-        for bucket, score, place in zip(self._bucket.split(CHUNK), kept.split(CHUNK), result.split(CHUNK), strict=True):
-            of_part = value.index_select(0, bucket).addcmul_(slope.index_select(0, bucket), score)
-            place.copy_(of_part.nan_to_num_(0.0))  # 0 · −inf
-        return result if self._kept is None else torch.zeros_like(self._like).index_copy_(0, self._kept, result)
+        """Σ_i weight_i · numerator(s_j − a_i), without the w_j: (L · A,) float64 to (N,) of the scores' type."""
+        slope, bend = self._in_buckets(weight[None])
+        return self._at_samples(self._values(slope, bend), slope, None if bend is None else bend / 2)
+
+    def _in_buckets(self, grads: Tensor) -> tuple[Array, Array | None]:
+        """(R, L · A) g to (R, L, B + 1): Σ_i g_i f'(s − a_i) at the lower edge of every bucket, and how much more it is
+        one further up; None where it is the same."""
+        xp, rows = self._xp, len(grads)
+        grads = xp.pick(xp.array(grads), self._of_anchor).reshape(rows, self._rankings, 1, -1)
+
+        def below(jump: Array) -> Array:
+            """What is below is what is above with its sign turned: all jumps of a function cancel in the end."""
+            in_order = xp.pick((jump[:rows] * -grads).reshape(rows, -1), self._of_edge)
+            return in_order.reshape(rows, self._rankings, -1)[..., :-1]
+
+        def table(inside: Array) -> Array:
+            whole = xp.zeros(rows, self._rankings, self._buckets.of_each)
+            whole[..., 1:-1] = inside * self._inner
+            return whole
+
+        jumps = below(self._slope)
+        if self._bend is None:
+            return table(xp.running_sum(jumps)), None
+        bend = xp.running_sum(2 * below(self._bend))
+        return table(xp.running_sum(jumps - bend * self._gap)), table(bend)
+
+    def _values(self, slope: Array, bend: Array | None) -> Array:
+        """(L, B + 1): Σ_i g_i f(s − a_i) at the lower edges, of the first row: f is continuous, so that it is the
+        integral of the slopes below."""
+        area = slope[0, :, 1:-1] * self._gap
+        if bend is not None:
+            area += bend[0, :, 1:-1] * (self._gap**2 / 2)
+        area = self._xp.running_sum(area)
+        value = self._xp.zeros(len(area), self._buckets.of_each)
+        value[:, :-1] = area[:, -1:]
+        value[:, 1:-1] -= area
+        return value
+
+    def _at_rated(self, table: Array) -> Array:
+        return self._xp.pick(table.reshape(-1), self._rated_bucket)
+
+    def _at_samples(self, *tables: Array | None) -> Tensor:
+        """Σ_k table_k · (distance to the lower edge)^k of every sample, 0 below the lowest window."""
+        kept, like = self._kept, self._scores
+        rows = [self._xp.tensor(table).flatten() for table in tables if table is not None]
+        if len(rows) == 1:
+            result = rows[0].to(like.dtype).index_select(0, self._bucket)
+        else:
+            result = torch.empty(self._bucket.shape, dtype=like.dtype, device=like.device)
+            for start in range(0, result.numel(), CHUNK):
+                part = slice(start, start + CHUNK)
+                bucket = self._bucket[part]
+                scores = like[part] if kept is None else like.index_select(0, kept[part])
+                distance = self._buckets.distance(scores, bucket).clamp_(0, EMPTY_GAP)
+                total = rows[-1].index_select(0, bucket)
+                for row in rows[-2::-1]:
+                    total = row.index_select(0, bucket).addcmul_(total, distance)
+                result[part] = total
+        return result if kept is None else torch.zeros_like(like).index_copy_(0, kept, result)
 
 
-def _worth_looking_up(scores: Tensor, edge: Tensor) -> Tensor | None:
-    """Indices of the samples at or above the lowest window, or None where dropping the
-    others would not pay: on a GPU (their number would have to be waited for) or when most would stay."""
-    if scores.device.type != "cpu":
+def _worth_looking_up(scores: Tensor, edge: Array) -> Tensor | None:
+    """Indices of the samples at or above the lowest window, or None where dropping the others would not pay: on a GPU
+    (their number would have to be waited for) or when most would stay."""
+    if not scores.is_cpu:
         return None
-    above = scores >= -edge[-1:].tolist()[0]
-    return above.nonzero().squeeze(1) if 2 * int(above.count_nonzero()) < scores.numel() else None
+    lowest, values = -edge[:, -1].max(), scores.numpy()
+    some = values[:: max(1, len(values) // 512)]
+    return indices(values >= lowest) if 2 * (some >= lowest).sum() < len(some) else None
