@@ -2,10 +2,10 @@
 
 A positive's score is an *anchor* a; a sample counts for it by f(s − a). The breakpoints of all anchors' functions are
 edges that cut the axis of scores into *buckets*, and f(s − a) = Σ_m c_m · max(0, s − e_m) + h_m · max(0, s − e_m)² over
-its own edges e_m, with c_m the jump of the slope there and h_m half that of the second derivative. So the sums over j need
-Σ_j w_j max(0, s_j − e) and Σ_j w_j max(0, s_j − e)² at its edges alone, and those are prefix sums over buckets, from the
-highest scores down, of their counts and of their samples' distances (and squared distances) to the lower edge. No sample
-is ever sorted: N enters by looking up each sample's bucket and by counting.
+its own edges e_m, with c_m the jump of the slope there and h_m half that of the second derivative. So the sums over j
+need Σ_j w_j max(0, s_j − e) and Σ_j w_j max(0, s_j − e)² at its edges alone, and those are prefix sums over buckets,
+from the highest scores down, of their counts and of their samples' distances, and squared distances, to the lower edge.
+No sample is ever sorted: N enters by looking up each sample's bucket and by counting.
 
 Backward, Σ_i g_i f'(s_j − a_i) is linear in s_j in each bucket (constant, where all pieces are linear): prefix sums
 over the jumps at the edges, and every sample reads those of its bucket.
@@ -244,6 +244,6 @@ def _worth_looking_up(scores: Tensor, edge: Array) -> Tensor | None:
     (their number would have to be waited for) or when most would stay."""
     if not scores.is_cpu:
         return None
-    lowest, values = -edge[:, -1].max(), scores.numpy()
+    lowest, values = -float(edge[:, -1].max()), scores.numpy()
     some = values[:: max(1, len(values) // 512)]
     return indices(values >= lowest) if 2 * (some >= lowest).sum() < len(some) else None

@@ -74,7 +74,7 @@ class Torch:
     tensor = array
 
     def order(self, x: Tensor) -> Tensor:
-        return x.argsort(-1, stable=True)
+        return x.argsort(dim=-1, stable=True)
 
     def pick(self, x: Tensor, index: Tensor) -> Tensor:
         return x.index_select(-1, index)

@@ -6,7 +6,7 @@ from cases import HAIR, batches, dyadic_points, few
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paramap_d2.losses import PiecewiseLinear
+from paramap_d2.losses import PiecewiseLinear, Square, ranking_sums, small_arrays
 from paramap_d2.losses.pairwise import PairwiseSums
 from paramap_d2.losses.ranking_sums import SCORE_LIMIT, BucketSums
 
@@ -29,7 +29,7 @@ def assert_paths_agree(scores, targets, functions, base_weight=0.75, tolerance=1
         sums_and_gradients(path, scores, positives, rated, weight, base_weight, functions, grads)
         for path in (BucketSums, PairwiseSums)
     )
-    steepest = max(max(f.slopes) for f in functions)
+    steepest = max(float(f.slope(torch.tensor(f.corners)).max()) for f in functions)
     for got, want in zip(fast, slow, strict=True):
         atol = tolerance * (1e-3 + float(want.abs().max())) + 1e-13 * steepest
         torch.testing.assert_close(got, want, rtol=tolerance, atol=atol)
@@ -41,6 +41,40 @@ def test_agree_on_ties_and_corners(batch, numerator, denominator):
     scores, _, targets = (torch.as_tensor(v) for v in batch)
     targets[0] = 1
     assert_paths_agree(scores, targets, (PiecewiseLinear(numerator), PiecewiseLinear(denominator)))
+
+
+@given(batch=batches(), linear=dyadic_points(), other=st.booleans(), order=st.booleans())
+@few
+def test_agree_where_a_function_is_quadratic(batch, linear, other, order):
+    scores, _, targets = (torch.as_tensor(v) for v in batch)
+    targets[0] = 1
+    functions = Square(), PiecewiseLinear(linear) if other else Square()
+    assert_paths_agree(scores, targets, functions[:: 1 if order else -1])
+
+
+@pytest.mark.parametrize("way", [small_arrays.NumPy(), small_arrays.Torch(torch.device("cpu"))])
+@pytest.mark.parametrize("functions", [(Square(), PiecewiseLinear.identity()), (PiecewiseLinear.identity(),) * 2])
+def test_several_rankings_have_the_sums_of_each_alone(functions, way, monkeypatch):
+    """Also where torch does what NumPy does on a CPU."""
+    monkeypatch.setattr(ranking_sums, "arrays_on", lambda device: way)
+    ranking_sums._breakpoints.cache_clear()
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 6000, generator=generator, dtype=torch.float64) * torch.tensor([[1.0], [3.0], [0.2]])
+    scores[1] += 50
+    scores[:, ::7] = -torch.inf
+    positives = torch.stack([torch.randperm(6000, generator=generator)[:40] // 7 * 7 + 1 for _ in range(3)])
+    rated = (positives + torch.arange(3)[:, None] * 6000).flatten()
+    extra = torch.rand(120, generator=generator, dtype=torch.float64) - 0.75
+    grads = torch.rand(2, 120, generator=generator, dtype=torch.float64) - 0.5
+    sums = BucketSums(scores, scores.flatten()[rated].view(3, -1), *functions, rated, extra, 0.75)
+    together = *sums.sums, *sums.slopes, *sums.gradient(grads), sums.of_samples(grads[0])
+    for i in range(3):
+        run = slice(40 * i, 40 * (i + 1))
+        alone = BucketSums(scores[i], scores[i][positives[i]], *functions, positives[i], extra[run], 0.75)
+        one = *alone.sums, *alone.slopes, *alone.gradient(grads[:, run]), alone.of_samples(grads[0, run])
+        for got, want in zip(together, one, strict=True):
+            torch.testing.assert_close(got.view(3, -1)[i], want, rtol=1e-12, atol=1e-12 * float(want.abs().max()))
+    ranking_sums._breakpoints.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -58,7 +92,9 @@ def test_agree_on_thousands(dtype, below, spread):
         PiecewiseLinear([(0, 0), (0.25, 0.125), (0.5, 0.125), (0.625, 0.75), (1, 1)]),
         PiecewiseLinear([(0, 0), (0.375, 0.0), (0.5, 0.5), (0.5 + HAIR / 2, 0.875), (1, 1)]),
     )
-    assert_paths_agree(scores, targets.long(), functions, tolerance=1e-9 if dtype == torch.float64 else 1e-5)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+    assert_paths_agree(scores, targets.long(), functions, tolerance=tolerance)
+    assert_paths_agree(scores, targets.long(), (Square(), functions[0]), tolerance=tolerance)
 
 
 def test_the_gradient_where_the_denominator_is_held_constant():
