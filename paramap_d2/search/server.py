@@ -29,7 +29,6 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers for two addresses: the page, and the part of it that tells what goes on."""
 
     server: _Server
-    protocol_version = "HTTP/1.1"
     timeout = 60
 
     def do_GET(self) -> None:

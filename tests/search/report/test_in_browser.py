@@ -1,15 +1,22 @@
 """Pages as a reader has them: axe-core in Chromium, on small screens and in the dark. ``make test-page`` runs it."""
 
+import json
 import os
+import threading
+import time
+from dataclasses import replace
 
 import pytest
 from made_searches import SPACE, made_search
 
+from paramap_d2.files import write_whole
+from paramap_d2.search import server
 from paramap_d2.search.comparison import read_searches
 from paramap_d2.search.report.compare import compare_html
 from paramap_d2.search.report.live import LivePage
 from paramap_d2.search.report.page import report_html, write_report
 from paramap_d2.search.status import read_search
+from paramap_d2.search.store import Store
 
 BROWSER = os.environ.get("PARAMAP_BROWSER")
 pytestmark = pytest.mark.skipif(not BROWSER, reason="PARAMAP_BROWSER names no Chromium; make test-page looks for one")
@@ -35,6 +42,7 @@ def folder(tmp_path_factory):
     write_report(evaluations, SPACE, settings, folder / "report.html")
     (folder / "nothing.html").write_text(report_html([], SPACE, {}, folder))
     (folder / "compare.html").write_text(compare_html(read_searches([whole, unconfirmed])))
+    say_running(unconfirmed, 30)
     (folder / "live.html").write_text(LivePage(unconfirmed).page())
     return folder
 
@@ -116,3 +124,52 @@ def test_everything_that_scrolls_can_be_reached_by_key_and_shows_it(opened, name
             assert outline != "none"
             reached.add(index)
     assert reached == set(range(areas))
+
+
+def say_running(folder, iteration):
+    """As a search on another host that lives, with one training."""
+    training = {"name": "g009_000_s0", "worker": 0, "started": time.time() - 60, "generation": 9, "position": 0}
+    training |= {"genome": [0.5], "seed": 0, "stage": "search", "attempt": 1}
+    told = {"state": "running", "why": "", "host": "another.host", "pid": 1, "begun": time.time() - 600}
+    told |= {"heartbeat": time.time(), "generation": 9, "running": [training]}
+    write_whole(folder / "status.json", json.dumps(told).encode())
+    (folder / "running").mkdir(exist_ok=True)
+    now = {"iteration": iteration, "planned": 100, "loss": 0.5, "curve": [[25, 12.5]], "phase": "training"}
+    write_whole(folder / "running" / "g009_000_s0.json", json.dumps({**now, "time": time.time()}).encode())
+
+
+def test_the_live_page_stays_fresh_and_keeps_what_its_reader_did(tmp_path, browser):
+    from playwright.sync_api import expect
+
+    search = made_search(tmp_path / "out", 16)
+    say_running(search, 30)
+    page = browser.new_page(viewport={"width": 900, "height": 900})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(error))
+    with server.server(search, port=0) as serving:
+        thread = threading.Thread(target=serving.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        page.goto(server.address(serving))
+        assert "30 of 100" in page.inner_text("#live") and "running on another.host" in page.inner_text("#live")
+        page.evaluate("document.querySelector('h1').mine = true")
+        page.evaluate("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
+        page.evaluate("document.querySelector('#live [tabindex]').focus()")
+        opened, loads = page.locator("details[open]").count(), page.evaluate("performance.timeOrigin")
+        evaluations = len(read_search(search)[0])
+        say_running(search, 60)
+        expect(page.locator("#live")).to_contain_text("60 of 100", timeout=20000)
+        with Store(search / "search.db") as store:
+            first = store.evaluations()[0]
+            store.add(replace(first, generation=9, status="failed", cause="killed", error="made up on the way"))
+        expect(page.locator("#live")).to_contain_text("made up", timeout=20000)
+        expect(page.locator("main > :not(#live)", has_text="made up")).not_to_have_count(0, timeout=20000)
+        assert f"{evaluations + 1} of" in page.inner_text("#live")
+        assert page.evaluate("document.querySelector('h1').mine") and page.evaluate("performance.timeOrigin") == loads
+        assert page.locator("details[open]").count() >= opened > 0
+        assert page.evaluate("document.activeElement.closest('#live') !== null")
+        assert page.inner_text("#connection") == "" and not errors
+        serving.shutdown()
+        thread.join()
+    expect(page.locator("#connection")).to_contain_text("has ended", timeout=20000)
+    assert "60 of 100" in page.inner_text("#live")
+    page.close()
