@@ -89,7 +89,9 @@ def build_parser() -> CommandParser:
         "--ray-address", metavar="ADDR", help="an existing Ray cluster, or auto (default: a local one for this run)"
     )
     p.add_argument("--cpus-per-proxy", type=positive, metavar="N", help="with ray (default: a fair share)")
-    p.add_argument("--gpus-per-proxy", type=float, metavar="N", help="with ray, may be a fraction (default 0)")
+    p.add_argument(
+        "--gpus-per-proxy", type=float, metavar="N", help="with ray: 1, or a fraction to share one (default 0)"
+    )
     p.add_argument(
         "--algorithm",
         choices=list(ALGORITHMS),

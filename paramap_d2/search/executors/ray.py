@@ -69,7 +69,7 @@ class RayExecutor:
         address: of a running cluster, ``host:port`` or ``auto`` for the one of this machine; None starts a local Ray
             with room for all workers, whether this machine has as many processors or not.
         cpus: processors of each proxy.
-        gpus: GPUs of each proxy; a fraction shares one.
+        gpus: of each proxy, 0 to 1; a fraction shares a GPU.
         threads: torch threads of each proxy; by default as many as its processors.
         environment: variables that workers take over from the search, beside :data:`FORWARDED`.
 
@@ -93,8 +93,10 @@ class RayExecutor:
             raise UserError(f"--timeout must be a positive number of seconds, not {timeout:g}")
         if not 0 < cpus < math.inf:
             raise UserError(f"--cpus-per-proxy must be a positive number, not {cpus:g}")
-        if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
-            raise UserError(f"--gpus-per-proxy must be a fraction or a whole number, not {gpus:g}")
+        if not 0 <= gpus <= 1:
+            raise UserError(
+                f"--gpus-per-proxy must be from 0 to 1, for a proxy is one process on one GPU, not {gpus:g}"
+            )
         self.workers, self.timeout = workers, timeout
         self.threads = threads or max(1, int(cpus))
         self._slots = [_Slot(number) for number in range(workers)]

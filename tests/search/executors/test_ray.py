@@ -213,7 +213,7 @@ def test_nothing_outlives_the_search(request, tmp_path, where, end):
         ({"workers": 0}, "workers must be"),
         ({"workers": 1, "timeout": -1.0}, "timeout must be"),
         ({"workers": 1, "cpus": 0}, "--cpus-per-proxy must be"),
-        ({"workers": 1, "gpus": 1.5}, "--gpus-per-proxy must be"),
+        ({"workers": 1, "gpus": 2}, "--gpus-per-proxy must be from 0 to 1, for a proxy is one process on one GPU"),
         ({"workers": 1, "address": "127.0.0.1:1"}, "cannot reach a Ray cluster at 127.0.0.1:1: ConnectionRefusedError"),
         ({"workers": 1, "address": "nonsense"}, "cannot reach a Ray cluster at nonsense: ValueError"),
     ],
@@ -224,8 +224,8 @@ def test_user_errors(options, message):
 
 
 def test_a_proxy_that_no_machine_has_room_for(cluster):
-    with pytest.raises(UserError, match="no machine of Ray has 2 CPUs and 3 GPUs for a proxy; they have 2 CPUs"):
-        RayExecutor(1, address=cluster.address, cpus=2, gpus=3)
+    with pytest.raises(UserError, match="no machine of Ray has 2 CPUs and 1 GPUs for a proxy; they have 2 CPUs"):
+        RayExecutor(1, address=cluster.address, cpus=2, gpus=1)
     RayExecutor(1, address=cluster.address).close()  # the connection was given up
 
 
