@@ -35,7 +35,7 @@ EXAMPLES = """
 
 CONFIG = "shapes_retinanet_lite0_FPN.yaml"
 SEARCH = "--init linear --algorithm ga --population 6 --generations 4 --workers 2 --seed 0".split()
-ITERATIONS, EVERY = 480, 60
+ITERATIONS, EVERY = 400, 80
 """Of the two trainings: their length, and the iterations between two looks at the AP."""
 
 IMAGES = 8
