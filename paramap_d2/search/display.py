@@ -1,11 +1,8 @@
-"""What a search shows while it runs: lines, a bar, TensorBoard's curves."""
+"""What a search shows in a terminal while it runs: lines and a bar."""
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Task as Row
 from rich.text import Text
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 
-from .evolution import GenerationEnd
 from .status import duration
-from .store import FAILURES, FINISHED
 from .trainings import SearchProgress
 
 logger = logging.getLogger("paramap_d2.search")
@@ -76,52 +68,6 @@ class ProgressBar:
 def ready_at(begin: float, now: float, made: int, left: int) -> float | None:
     """When the rest is done at the pace so far, on the clock of ``begin`` and ``now``; None before the first is."""
     return now + (now - begin) / made * left if made else None
-
-
-class Curves:
-    """TensorBoard's events of a search. A disk that is full or a folder that is gone costs the curves alone.
-
-    Written at once, where TensorBoard's own writer has a thread that dies of it with a traceback.
-    """
-
-    def __init__(self, folder: Path):
-        self._file = None
-        with self._guarded():
-            folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob("events.*"):  # a resumed search tells its generations again
-                old.unlink()
-            name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-            self._file = open(folder / name, "wb", buffering=0)  # noqa: SIM115  closed by close()
-            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def add(self, end: GenerationEnd) -> None:
-        if self._file is None:
-            return
-        fitnesses = [e.fitness for e in end.evaluations if e.status == FINISHED]
-        values = {"generation/failures": float(sum(e.status in FAILURES for e in end.evaluations))}
-        if fitnesses:
-            values |= {"generation/mean": statistics.fmean(fitnesses), "generation/best": max(fitnesses)}
-        if end.best is not None:
-            values["best"] = end.best.mean
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        with self._guarded():
-            self._write(Event(wall_time=time.time(), step=end.number, summary=summary))
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def _write(self, event: Event) -> None:
-        RecordWriter(self._file).write(event.SerializeToString())
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.close()
-            self._file = None
-            logger.warning(f"TensorBoard's events cannot be written and are left out from here on: {error}")
 
 
 @contextmanager

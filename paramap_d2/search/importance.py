@@ -12,7 +12,7 @@ import numpy as np
 from paramap_d2.errors import UserError
 
 from .space import SearchSpace
-from .store import FINISHED, REPEAT, SEARCH, STOPPED, Evaluation
+from .store import FINISHED, PROXIES, STOPPED, Evaluation
 
 LEAST, MOST = 40, 2000
 """Losses from which on there is something to learn, and those that are enough, the latest."""
@@ -119,7 +119,7 @@ def _r2(judged: _Grouped, rows: np.ndarray, fitness: np.ndarray) -> float:
 
 def _learnt_from(evaluations: Iterable[Evaluation]) -> tuple[np.ndarray, np.ndarray]:
     """(n, genes) and (n,): the genomes and their mean fitnesses."""
-    proxies = [e for e in evaluations if e.counts and e.stage in (SEARCH, REPEAT)]
+    proxies = [e for e in evaluations if e.counts and e.stage in PROXIES]
     growth = _growth(proxies)
     by_genome: dict[tuple[float, ...], list[float]] = {}
     for e in proxies:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .algorithms.sampling import rounded
-from .store import REPEAT, SEARCH, Evaluation
+from .store import PROXIES, Evaluation
 
 
 def loss_names(settings: Mapping[str, Any]) -> dict[tuple[float, ...], str]:
@@ -37,8 +37,8 @@ def all_names(evaluations: Iterable[Evaluation], settings: Mapping[str, Any]) ->
     """What every loss of a search is called. One that was never asked for is the algorithm's centre."""
     names = loss_names(settings)
     centre = f"centre of {settings.get('algorithm', 'the search')}"
-    for e in sorted(evaluations, key=lambda e: (e.stage not in (SEARCH, REPEAT), e.id)):
-        names.setdefault(tuple(e.genome), f"#{e.id}" if e.stage in (SEARCH, REPEAT) else centre)
+    for e in sorted(evaluations, key=lambda e: (e.stage not in PROXIES, e.id)):
+        names.setdefault(tuple(e.genome), f"#{e.id}" if e.stage in PROXIES else centre)
     return names
 
 

@@ -19,8 +19,9 @@ from .algorithms import DRAWS, Algorithm, build_algorithm
 from .blindness import blindness
 from .candidates import Candidate, fitness_text, ranked_candidates
 from .confirmation import MOST_SEEDS, SEEDS_FROM, handed_over, verdict, verdict_text
+from .curves import Curves
 from .deadline import Deadline, TimeUp
-from .display import Curves, ProgressBar, lines
+from .display import ProgressBar, lines
 from .enqueued import Intake
 from .evolution import GenerationEnd, Schedule, evolve, generation_line, write_results
 from .executors.local import Executor, InlineExecutor, ProcessExecutor, processors
@@ -170,7 +171,8 @@ def _run(
     deadline = Deadline(None if options.hours is None else options.hours * 3600)
     console = Console(stderr=True)
     bar = ProgressBar(console, options.metric, schedule.planned(algorithm))
-    curves = Curves(folder / "tensorboard")
+    curves = Curves(folder / "tensorboard", options.metric, space.gene_names)
+    curves.follow(store.evaluations())
     heartbeat = Heartbeat(folder)
     written, took = -math.inf, 0.0
 
@@ -197,6 +199,7 @@ def _run(
     def on_progress(now: SearchProgress) -> None:
         bar.show(now)
         heartbeat.show(now)
+        curves.follow(store.evaluations(after=curves.last))
 
     with lines(folder, console), bar, heartbeat:
         logger.info(
@@ -250,7 +253,9 @@ def _changed_versions(store: Store) -> str:
     earlier = [e.versions for e in store.evaluations() if e.versions]
     now = versions()
     before = earlier[-1] if earlier else now
-    return ", ".join(f"{name} {before[name]} (now {now.get(name)})" for name in before if before[name] != now.get(name))
+    # Of the machine, which the store tells too, a search on a cluster has many.
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    return ", ".join(f"{name} {before[name]} (now {now[name]})" for name in changed)
 
 
 def _searched_and_fixed(

@@ -79,7 +79,7 @@ class Evaluation:
     curve: list[list[float]] = field(default_factory=list)  # [iteration, metric] of evaluations on the way
     cause: str = ""  # why it is FAILED: LOSS or one of MACHINE
     attempt: int = 1  # at this training, from 1: what the machine failed is tried again
-    versions: dict[str, str] = field(default_factory=dict)  # of what it was trained with, by package
+    versions: dict[str, str] = field(default_factory=dict)  # of what it was trained with, by package; and the machine
     round: int = 0  # of a FINAL: the proxies that the search had asked for when it last decided between finalists
     id: int = 0  # order of ending, from 1; given by the store
 
@@ -266,13 +266,14 @@ class Store:
             )
         return Evaluation(**{**asdict(evaluation), "id": cursor.lastrowid})
 
-    def evaluations(self) -> list[Evaluation]:
-        """All of them, in the order in which they ended."""
+    def evaluations(self, after: int = 0) -> list[Evaluation]:
+        """All of them, or those after the one with this id, in the order in which they ended."""
         with self._one_line(UNREADABLE):
             columns = dict(zip(self._columns, self._columns, strict=True))
             if "stage" in columns:  # a store of version 2 or 3 that is only read has no rounds
                 columns.setdefault("round", f"CASE stage WHEN '{FINAL}' THEN {_ROUND} ELSE 0 END")
-            rows = self._db.execute(f"SELECT {', '.join(columns.values())} FROM evaluations ORDER BY id")
+            chosen = f"SELECT {', '.join(columns.values())} FROM evaluations WHERE id > ? ORDER BY id"
+            rows = self._db.execute(chosen, (after,))
             found = [_evaluation(dict(zip(columns, row, strict=True))) for row in rows]
         for e in found:
             if not isinstance(e.genome, list) or len(e.genome) != len(found[0].genome):

@@ -10,6 +10,7 @@ import pytest
 
 from paramap_d2.errors import NoResultError, UserError
 from paramap_d2.losses import load_loss
+from paramap_d2.search.proxies.versions import machine
 from paramap_d2.search.session import SearchOptions, run_search
 from paramap_d2.search.store import FINISHED, Store, StoreError
 
@@ -108,7 +109,8 @@ def test_failures_are_told_apart(tmp_path, tiny, opts, status, cause, error):
     assert len(rows(tmp_path / "out")) == (4 if status == "failed" else 2)
     for evaluation in rows(tmp_path / "out"):
         assert evaluation.status == status and evaluation.fitness == 0.0 and evaluation.cause == cause
-        assert list(evaluation.versions) == ["torch", "detectron2", "paramap_d2"]
+        assert list(evaluation.versions) == ["torch", "detectron2", "paramap_d2", "machine"]
+        assert evaluation.versions["machine"] == machine()
         assert re.search(error, evaluation.error) and "\n" not in evaluation.error
         assert evaluation.log
     assert not (tmp_path / "out" / "best.json").exists()

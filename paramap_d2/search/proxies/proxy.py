@@ -38,7 +38,7 @@ from .checkpoint import keep_weights
 from .config import ProxyConfig, Results
 from .failures import cause_of, first_line
 from .progress import TrainingProgress
-from .versions import versions
+from .versions import machine, versions
 
 if TYPE_CHECKING:
     from detectron2.engine import HookBase, TrainerBase
@@ -149,6 +149,7 @@ class Proxy:
                 self._failed(outcome, error, hooks)
         progress.remove()
         outcome.seconds = time.perf_counter() - begin
+        outcome.versions = {**outcome.versions, "machine": machine()}
         checkpoint = self._checkpoint(task)
         if checkpoint is not None and (outcome.status != FAILED or outcome.cause == LOSS):
             checkpoint.remove()

@@ -60,7 +60,7 @@ def curves_svg(evaluations: Sequence[Evaluation], metric: str = "AP", names: Nam
                 x, y = _way(e)
                 ax.plot(x, y, color=palette.ink, linewidth=1.8)
                 look = {"color": palette.ink, "markeredgecolor": palette.page, "markersize": 10, "clip_on": False}
-                label = f"start: {name}" if e is of[0] else None
+                label = name if e is of[0] else None
                 ax.plot(x[-1], y[-1], START_MARKERS[i % len(START_MARKERS)], label=label, **look)
         highest = max((e.fitness for e in proxies), default=0)
         ax.set_ylim(0, 1.08 * highest if highest > 0 else 1)
