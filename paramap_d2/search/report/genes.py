@@ -54,7 +54,7 @@ def genes_svg(
         for i, (genome, name) in enumerate(names.items()):
             y = np.take(genome, columns)
             ax.plot(x, y, color=palette.page, linewidth=3.2)
-            ax.plot(x, y, linestyle=_DASHES[i % len(_DASHES)], color=palette.ink, linewidth=1.4, label=f"start: {name}")
+            ax.plot(x, y, linestyle=_DASHES[i % len(_DASHES)], color=palette.ink, linewidth=1.4, label=name)
         ax.set(xlim=(-0.6, len(genes) - 0.4), ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0", "½", "1"])
         ax.set_xticks(x, ["scale" if len(name) == 1 else name[1] for _, name in genes])
         ax.tick_params(axis="x", length=2)

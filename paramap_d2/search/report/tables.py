@@ -122,7 +122,7 @@ def _class_means(evaluations: Iterable[Evaluation]) -> dict[str, float]:
 def gene_table(gene_names: Sequence[str], losses: Mapping[str, Sequence[float]]) -> Table:
     """Every gene of some losses."""
     rows = [[gene, *(f"{genome[i]:.3f}" for genome in losses.values())] for i, gene in enumerate(gene_names)]
-    caption = "Genes of the loss above and of those that the search began with"
+    caption = "Genes of the loss above and of those with a name"
     return Table(caption, [("gene", False), *numbers(*losses)], rows)
 
 
