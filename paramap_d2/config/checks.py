@@ -64,6 +64,7 @@ def check_data(
     classes: int | None,
     images: bool = True,
     own_evaluator: bool = False,
+    fitness: Sequence[str] = (),
 ) -> None:
     """Whether data sets can be trained and evaluated on, agree in their classes, and the detector with them.
 
@@ -72,6 +73,7 @@ def check_data(
         classes: the detector's number; None: a detector that cannot say.
         images: look at image files, too.
         own_evaluator: whether something else than the project's evaluators does.
+        fitness: of ``test`` those whose AP is a search's fitness.
 
     Raises:
         UserError: names the data set and what is wrong.
@@ -91,6 +93,8 @@ def check_data(
         kind = MetadataCatalog.get(one.name).get("evaluator_type", "coco")
         if one.name in test and kind not in EVALUATED and not own_evaluator:
             raise ConfigError(f"data set {one.name} has the evaluator type {kind}, not one of {', '.join(EVALUATED)}")
+    if fitness and not own_evaluator and not any(one.objects for one in checked if one.name in fitness):
+        raise ConfigError(f"data set {' and '.join(fitness)} has no object to find, and a fitness is the AP on it")
     known = [one for one in checked if one.classes]
     for one in known[1:]:
         first = known[0]
@@ -135,12 +139,13 @@ def _check_stock_keys(cfg: CfgNode) -> None:
         check_format(cfg.INPUT.FORMAT)
 
 
-def check_config(cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> None:
+def check_config(cfg: CfgNode, eval_only: bool = False, resume: bool = False, fitness: bool = False) -> None:
     """Everything that can be known to be wrong before a model is built, data included. Once, before processes start.
 
     Args:
         eval_only: only evaluate: no training data are needed, but weights.
         resume: go on from the last checkpoint, if there is one.
+        fitness: the AP on the first test data is a search's fitness.
 
     Raises:
         UserError: data that cannot be trained on, weights that are not there, a class count that does not fit the data,
@@ -154,7 +159,8 @@ def check_config(cfg: CfgNode, eval_only: bool = False, resume: bool = False) ->
     calibrate_on = "" if eval_only else cfg.MODEL.PARAM_AP.CALIBRATE_ON
     test = [*cfg.DATASETS.TEST, *([calibrate_on] if calibrate_on else [])]
     train = [] if eval_only else cfg.DATASETS.TRAIN
-    check_data(train, test, num_classes(cfg), cfg.INPUT.CHECK_IMAGES, own_evaluator=bool(cfg.PROXY.TRAINER))
+    own, on = bool(cfg.PROXY.TRAINER), cfg.DATASETS.TEST[:1] if fitness else ()
+    check_data(train, test, num_classes(cfg), cfg.INPUT.CHECK_IMAGES, own_evaluator=own, fitness=on)
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
         raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {cfg.SOLVER.OPTIMIZER}")
     for pair in cfg.SOLVER.LR_FACTORS:

@@ -234,7 +234,7 @@ def dataset_names(cfg: DictConfig, splits: Sequence[str] = ("train", "test")) ->
     return list(dict.fromkeys(found))
 
 
-def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = False) -> None:
+def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = False, fitness: bool = False) -> None:
     """Everything that can be known to be wrong before a model is built; arguments as those of ``check_config``.
 
     Raises:
@@ -252,12 +252,13 @@ def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = F
         raise ConfigError(
             f"dataloader.evaluator is of data set {evaluated}, and dataloader.test gives images of {', '.join(test)}"
         )
+    fitness_on = tuple(test) if fitness else ()
     if cfg.train.calibrate_on and not eval_only:
         test.append(cfg.train.calibrate_on)
     train = [] if eval_only else dataset_names(cfg, ["train"])
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
     own = isinstance(evaluator, DictConfig) and target(evaluator) is not build_evaluator
-    check_data(train, test, classes, cfg.train.check_images, own_evaluator=own)
+    check_data(train, test, classes, cfg.train.check_images, own_evaluator=own, fitness=fitness_on)
     if not OmegaConf.select(cfg, "train.init_checkpoint"):
         _check_timm(cfg)
     if cfg.train.calibrate_on:

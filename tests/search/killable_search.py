@@ -13,7 +13,7 @@ from paramap_d2.search.evolution import Schedule, evolve
 from paramap_d2.search.executors.local import InlineExecutor, ProcessExecutor
 from paramap_d2.search.store import Store
 
-SCHEDULE = Schedule(seed=5, generations=9, repeats=2)
+SCHEDULE = Schedule(seed=5, generations=6, repeats=2, final_iterations=20, finalists=2, confirm=3)
 
 
 def executor(name, address=None):
@@ -27,8 +27,12 @@ def executor(name, address=None):
 def slow_enough(task, pids):
     with open(pids, "a") as file:
         file.write(f"{os.getpid()}\n")
-    time.sleep(0.03)
+    time.sleep(0.1 if task.iterations else 0.03)
     return fake_proxies.target_distance(task)
+
+
+def tell(now):
+    print(now.done, flush=True)
 
 
 def main(folder, *where):
@@ -37,7 +41,7 @@ def main(folder, *where):
         runner = executor(*where)
         try:
             proxy = partial(slow_enough, pids=str(Path(folder).absolute() / "pids"))
-            evolve(algorithm, proxy, runner, store, SCHEDULE, on_progress=lambda now: print(now.done, flush=True))
+            evolve(algorithm, proxy, runner, store, SCHEDULE, on_progress=tell)
         finally:
             runner.close()
 

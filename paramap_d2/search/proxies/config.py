@@ -101,9 +101,9 @@ class YamlProxyConfig:
         heads = detector_heads(cfg)
         if not heads:
             raise _no_loss(config_file, cfg.MODEL.META_ARCHITECTURE)
-        check_config(cfg)
         if not cfg.DATASETS.TEST:
             raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
+        check_config(cfg, fitness=True)
         cfg = _of_a_proxy(cfg)
         if cfg.SOLVER.MAX_ITER < 1:
             raise UserError(f"SOLVER.MAX_ITER must be at least 1, not {cfg.SOLVER.MAX_ITER}")
@@ -221,7 +221,7 @@ class LazyProxyConfig:
         if not heads:
             detector = lazy_config.target(cfg.model)
             raise _no_loss(config_file, getattr(detector, "__name__", str(detector)))
-        lazy_config.check_lazy_config(cfg)
+        lazy_config.check_lazy_config(cfg, fitness=True)
         for part in ("test", "evaluator"):
             if part not in cfg.dataloader:
                 raise UserError(f"config {config_file} defines no dataloader.{part}, and a fitness needs one")
