@@ -14,9 +14,14 @@ from rich.progress import Task as Row
 from rich.text import Text
 
 from .status import duration
+from .store import CONFIRM, FINAL
 from .trainings import SearchProgress
 
 logger = logging.getLogger("paramap_d2.search")
+
+
+LATER = {FINAL: "final trainings", CONFIRM: "confirming trainings"}
+"""What a search is at after its generations."""
 
 
 class _TimeLeft(ProgressColumn):
@@ -52,9 +57,9 @@ class ProgressBar:
         self._begin = time.monotonic()
 
     def show(self, now: SearchProgress) -> None:
-        stage = "last trainings" if now.generation is None else f"generation {now.generation}"
+        stage = LATER.get(now.stage, f"generation {now.generation}")
         best = "—" if now.best is None else f"{self._metric} {now.best:.2f}"
-        ready = ready_at(self._begin, time.monotonic(), now.made, now.total - now.done)
+        ready = ready_at(self._begin, time.monotonic(), now.trained, now.left)
         self._bar.update(self._row, completed=now.done, total=now.total, stage=stage, best=best, ready=ready)
 
     def __enter__(self) -> ProgressBar:
@@ -65,9 +70,9 @@ class ProgressBar:
         self._bar.__exit__(*raised)
 
 
-def ready_at(begin: float, now: float, made: int, left: int) -> float | None:
+def ready_at(begin: float, now: float, trained: float, left: float) -> float | None:
     """When the rest is done at the pace so far, on the clock of ``begin`` and ``now``; None before the first is."""
-    return now + (now - begin) / made * left if made else None
+    return now + (now - begin) / trained * left if trained else None
 
 
 @contextmanager

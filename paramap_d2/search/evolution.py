@@ -27,7 +27,7 @@ from .report.history import draw_history
 from .report.page import write_report
 from .space import Genome, SearchSpace
 from .stopping import checkpoints
-from .store import ENQUEUED, FAILURES, FINAL, FINISHED, PROXIES, REPEAT, SEARCH, Evaluation, Store, Told
+from .store import CONFIRM, ENQUEUED, FAILURES, FINAL, FINISHED, PROXIES, REPEAT, SEARCH, Evaluation, Store, Told
 from .trainings import SearchProgress, Trainings
 
 
@@ -108,7 +108,10 @@ def evolve(
     Raises:
         NoResultError: no proxy of a generation says anything about its loss, or all of the first fail for one reason.
     """
-    trainings = Trainings(evaluate, executor, store, schedule.retries, schedule.planned(algorithm), on_progress)
+    later = {CONFIRM: (2 * schedule.confirm, schedule.final_iterations)}
+    if schedule.final_iterations:
+        later[FINAL] = schedule.finalists, schedule.final_iterations
+    trainings = Trainings(evaluate, executor, store, schedule.retries, schedule.planned(algorithm), later, on_progress)
     done, told = trainings.done, store.told()
 
     def affordable(tasks: list[Task]) -> list[Task]:

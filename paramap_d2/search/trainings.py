@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .candidates import Candidate, best_candidate
@@ -32,6 +32,9 @@ class SearchProgress:
     best: float | None  # highest fitness so far: the mean of a loss with repeats, or a single one of this generation
     made: int  # evaluations of this run
     running: tuple[Running, ...] = ()
+    stage: str = SEARCH  # of what is trained now
+    trained: float = 0.0  # in this run, in lengths of a proxy
+    left: float = 0.0  # that are known to come, in lengths of a proxy
 
 
 class Trainings:
@@ -41,6 +44,7 @@ class Trainings:
         evaluate, executor: what a task is evaluated by, and where.
         retries: of what the machine failed, at most.
         planned: proxies that are known to come from the start.
+        later: after them, by stage how many trainings of how many iterations (None: as many as a proxy's).
         on_progress: is told when an evaluation begins or ends.
 
     Attributes:
@@ -58,6 +62,7 @@ class Trainings:
         store: Store,
         retries: int,
         planned: int,
+        later: Mapping[str, tuple[int, int | None]],
         on_progress: Callable[[SearchProgress], None],
     ):
         self.evaluate, self.executor, self.store, self.retries = evaluate, executor, store, retries
@@ -68,7 +73,9 @@ class Trainings:
         self.made = 0
         self.round = 0
         self._running: dict[int, Running] = {}
-        self._planned, self._extra = planned, 0
+        self._planned, self._extra, self._later = planned, 0, dict(later)
+        self._tasks: Sequence[Task] = ()
+        self._trained = 0.0
         ended = [e for e in store.evaluations() if e.status != INTERRUPTED]
         self._tries = Counter(map(_key_of, ended))
         self._last = {_key_of(e): e for e in ended}
@@ -81,6 +88,7 @@ class Trainings:
     def run(self, tasks: Sequence[Task]) -> list[Evaluation]:
         """An evaluation of every task, in their order."""
         self._extra += sum(task.stage != SEARCH for task in tasks)
+        self._begin(tasks)
         found = [self._last.get(_key(task)) for task in tasks]
         # What the machine failed in an earlier run is tried again in this one.
         found = [e if e is not None and e.counts else None for e in found]
@@ -104,6 +112,7 @@ class Trainings:
         Raises:
             StoreError: the store has none of a task: the algorithm asks for something else than it did.
         """
+        self._begin(tasks)
         found = [self._last.get(_key(task)) for task in tasks]
         if None in found:
             raise StoreError(
@@ -147,6 +156,7 @@ class Trainings:
             )
             if evaluation.status != INTERRUPTED:
                 self.made += 1
+                self._trained += self._length(task.iterations)
                 self._tries[_key(task)] += 1
                 self._last[_key(task)] = evaluation
                 found[places[order]] = evaluation
@@ -162,6 +172,16 @@ class Trainings:
                 keep(order, outcome)
             raise
 
+    def _begin(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+        for task in tasks:
+            self._later.pop(task.stage, None)
+
+    def _length(self, iterations: int | None) -> float:
+        """Of a training, in lengths of a proxy."""
+        proxy = next((e.planned for e in self.done if e.stage == SEARCH and e.planned), None)
+        return iterations / proxy if iterations and proxy else 1.0
+
     def _keep(self, found: Sequence[Evaluation]) -> None:
         self.done.extend(found)
         self.leader = best_candidate(self.done)
@@ -173,8 +193,16 @@ class Trainings:
             highest.append((self.leader.final or self.leader).mean)
         total = max(self._planned + self._extra, len(self.done) + len(current))
         done = len(self.done) + len(ended)
+        now = [self._length(task.iterations) for task, e in zip(self._tasks, current, strict=True) if e is None]
+        later = [count * self._length(iterations) for count, iterations in self._later.values()]
+        left = total - done - len(now) + sum(now) + sum(later)
+        total += sum(count for count, _ in self._later.values())
         running = tuple(self._running.values())
-        self.on_progress(SearchProgress(self.generation, done, total, max(highest, default=None), self.made, running))
+        best = max(highest, default=None)
+        stage = self._tasks[0].stage if self._tasks else SEARCH
+        self.on_progress(
+            SearchProgress(self.generation, done, total, best, self.made, running, stage, self._trained, left)
+        )
 
 
 def _key(task: Task) -> tuple:

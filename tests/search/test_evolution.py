@@ -281,6 +281,26 @@ def test_finals_decide_among_the_losses_of_their_round(tmp_path, better):
         assert len(trained) == len({tuple(genome) for genome, _ in trained})
 
 
+def test_what_comes_after_the_generations_is_counted_from_the_start_and_by_its_length(tmp_path):
+    def proxy(task):
+        return Outcome(FINISHED, fake_proxies.target_distance(task).fitness, planned=task.iterations or 100)
+
+    told = []
+    more = {"final_iterations": 500, "finalists": 2, "confirm": 3}
+    search(tmp_path / "out", proxy, generations=3, told={"on_progress": told.append}, **more)
+    proxies = 6 + 2 * 5
+    assert told[0].total == proxies + 2 + 6 and told[0].left == proxies + 2 + 6  # no proxy has told its length yet
+    second = next(now for now in told if now.generation == 1)
+    assert second.left == pytest.approx(10 + 5 * (2 + 6)) and second.trained == 6
+    by_stage = {stage: [now for now in told if now.stage == stage] for stage in (SEARCH, FINAL, "confirm")}
+    assert by_stage[FINAL][0].left == 5 * 8 and by_stage["confirm"][0].left == 5 * 6
+    last = told[-1]
+    assert (last.done, last.total, last.left) == (proxies + 8, proxies + 8, 0) and last.trained == proxies + 5 * 8
+    again = []
+    search(tmp_path / "out", proxy, generations=3, told={"on_progress": again.append}, **more)
+    assert {now.trained for now in again} == {0.0} and again[-1].left == 0
+
+
 @pytest.mark.parametrize("budget", [1, 6, 7, 9, 14])
 def test_a_budget_of_evaluations_counts_repeats_and_is_kept(tmp_path, budget):
     found = search(tmp_path / "out", noisy, generations=None, evaluations=budget, repeats=3)
