@@ -54,9 +54,11 @@ class Buckets:
         if not scores.is_cpu:  # equally many of each
             found = torch.searchsorted(self.edge, depth.reshape(self.rankings, -1), out_int32=True)
             return found.flatten().add_(ranking, alpha=self.of_each)
-        sizes = ranking.bincount(minlength=self.rankings).tolist()
-        found = [torch.searchsorted(e, d, out_int32=True) for e, d in zip(self.edge, depth.split(sizes), strict=True)]
-        return torch.cat(found).add_(ranking, alpha=self.of_each)
+        depth, starts = depth.numpy(), np.searchsorted(ranking.numpy(), np.arange(self.rankings + 1))
+        found = np.empty(depth.shape, np.int32)
+        for i, (edge, start, end) in enumerate(zip(self.edge.numpy(), starts, starts[1:], strict=False)):
+            found[start:end] = edge.searchsorted(depth[start:end]) + i * self.of_each
+        return torch.from_numpy(found)
 
     def distance(self, scores: Tensor, bucket: Tensor) -> Tensor:
         """(n,) float64, of scores to their buckets' lower edges."""

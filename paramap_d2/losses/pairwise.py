@@ -147,3 +147,28 @@ class PairwiseSums:
         for index in _chunks(self._scores, self._lowest, len(self._anchor)):
             result[index] = sums_over_positives(self._scores[index], self._anchor, terms).to(result.dtype)
         return result
+
+
+class PairwiseSumsOfEach:
+    """The same for several rankings of equal sizes, one after the other: scores (L, n), anchor (L, A)."""
+
+    def __init__(
+        self,
+        scores: Tensor,
+        anchor: Tensor,
+        numerator: RankingFunction,
+        denominator: RankingFunction,
+        rated: Tensor,
+        extra: Tensor,
+        base_weight: float,
+    ):
+        n = scores.shape[1]
+        sizes = (rated // n).bincount(minlength=len(scores)).tolist()
+        rows = zip(scores, anchor, (rated % n).split(sizes), extra.split(sizes), strict=True)
+        self._each = [PairwiseSums(s, a, numerator, denominator, r, e, base_weight) for s, a, r, e in rows]
+        self.sums, self.slopes = (torch.cat([getattr(x, k) for x in self._each], 1) for k in ("sums", "slopes"))
+
+    def gradient(self, grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        parts = zip(self._each, grads.chunk(len(self._each), 1), strict=True)
+        scores, rated, weights = (torch.cat(x) for x in zip(*(sums.gradient(g) for sums, g in parts), strict=True))
+        return scores, rated, weights

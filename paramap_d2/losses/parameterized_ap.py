@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .functions import FUNCTION_NAMES, RankingFunction
 from .global_batch import GlobalBatch, several_processes
-from .pairwise import PairwiseSums
+from .pairwise import PairwiseSums, PairwiseSumsOfEach
 from .quality_functions import QualityFunctions
 from .ranking_loss import APLossTerms, RankingLoss
 from .ranking_sums import SCORE_LIMIT, BucketSums
@@ -115,9 +115,6 @@ class ParameterizedAPLoss(RankingLoss):
     ) -> APLossTerms:
         """The loss from positives by index, so that a head need not make an (N,) tensor of qualities.
 
-        Several rankings of equal sizes, each with a loss of its own, take one call: scores (L, N), positives and
-        quality (L, P), without rated negatives. The terms are then (L,).
-
         Args:
             scores: (N,) logits; ignored samples stand at −inf.
             positives: (P,) int64 indices into scores.
@@ -125,6 +122,20 @@ class ParameterizedAPLoss(RankingLoss):
             rated_negatives: (E,) int64 indices of negatives with a quality other than 0, if there are any.
             negative_quality: (E,) theirs.
         """
+        return self._terms(scores, positives, quality, rated_negatives, negative_quality)
+
+    def terms_of_each(self, scores: Tensor, positives: Tensor, quality: Tensor) -> APLossTerms:
+        """All in one, as :meth:`RankingLoss.terms_of_each`; a NaN in one ranking makes all of them NaN."""
+        return self._terms(scores, positives, quality)
+
+    def _terms(
+        self,
+        scores: Tensor,
+        positives: Tensor,
+        quality: Tensor,
+        rated_negatives: Tensor | None = None,
+        negative_quality: Tensor | None = None,
+    ) -> APLossTerms:
         scores = scores.to(scores.dtype if scores.dtype == torch.float64 else torch.float32)
         samples = scores.detach()
         if scores.dim() > 1:
@@ -154,7 +165,7 @@ class ParameterizedAPLoss(RankingLoss):
             sane = (peak < SCORE_LIMIT) & (lowest > -SCORE_LIMIT)
         if not exact:
             sane = peak < torch.inf
-        sums = BucketSums if exact else PairwiseSums
+        sums = BucketSums if exact else PairwiseSums if scores.dim() == 1 else PairwiseSumsOfEach
         ranking, localization = _APLoss.apply(
             scores, quality, negative_quality, samples, anchor, rated, sums, batch, self
         )

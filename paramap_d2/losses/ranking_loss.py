@@ -6,6 +6,7 @@ import math
 from numbers import Real
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -49,6 +50,20 @@ class RankingLoss(nn.Module):
             to the scores and qualities; NaN or +inf in what is given makes their sum NaN.
         """
         raise NotImplementedError
+
+    def terms_of_each(self, scores: Tensor, positives: Tensor, *qualities: Tensor) -> APLossTerms:
+        """Several rankings of equal sizes, each with a loss of its own, such as those of a decoder's layers.
+
+        Args:
+            scores: (L, N).
+            positives: (L, P) int64 indices into each row of scores.
+            qualities: (L, P) each.
+
+        Returns:
+            (L,) each: the :meth:`terms` of every row.
+        """
+        rows = zip(scores, positives, *qualities, strict=True)
+        return APLossTerms(*(torch.stack(term) for term in zip(*(self.terms(*row) for row in rows), strict=True)))
 
 
 def check_grad_scale(value: Any) -> None:

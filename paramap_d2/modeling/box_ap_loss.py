@@ -91,7 +91,6 @@ class BoxAPLoss:
         labels: Tensor,
         boxes_of: Callable[[Tensor], Tensor],
         gt_boxes: Tensor,
-        suffix: str = "",
     ) -> APLossTerms:
         """
         Args:
@@ -100,25 +99,56 @@ class BoxAPLoss:
             boxes_of: gives the (P, 4) predicted boxes, differentiable, of the candidates at (P,) indices; called
                 once, for the positives.
             gt_boxes: (M, 4) the box of each candidate's object; read at positives.
-            suffix: of the name that it is logged under, where a head has several losses.
 
         Returns:
             The ranking term (instead of a classification loss) and the localization term (instead of a box loss).
         """
         num_classes = logits.shape[1]
-        positive = ((labels >= 0) & (labels < num_classes)).nonzero().squeeze(1)
-        boxes, wanted = boxes_of(positive), gt_boxes[positive]
-        kinds = self.ranking_loss.qualities or (self.quality,)
-        qualities = [box_quality(boxes, wanted, kind) for kind in kinds]
+        positive, qualities = self._positives(labels, num_classes, boxes_of, gt_boxes)
         # By index: a mask would be read at every score, and again at every gradient.
         scores = logits.index_fill(0, (labels < 0).nonzero().squeeze(1), -torch.inf).flatten()
         terms = self.ranking_loss.terms(scores, positive * num_classes + labels[positive], *qualities)
+        self._log("", qualities[0])
+        return terms
+
+    def of_layers(self, logits: Tensor, labels: Tensor, boxes: Tensor, gt_boxes: Tensor) -> APLossTerms:
+        """The losses of a decoder's layers, each of which matches as many of its candidates with an object.
+
+        Args:
+            logits: (L, M, C) of L layers.
+            labels: (L, M) integers: the class of a candidate's object, C for background.
+            boxes: (L, M, 4), differentiable.
+            gt_boxes: (L, M, 4).
+
+        Returns:
+            (L,) each. Layers other than the last are logged with ``_0``, ``_1``, … after the head's name.
+        """
+        layers, candidates, num_classes = logits.shape
+        labels = labels.flatten()
+        positive, qualities = self._positives(
+            labels, num_classes, boxes.flatten(0, 1).__getitem__, gt_boxes.flatten(0, 1)
+        )
+        sample = (positive % candidates * num_classes + labels[positive]).view(layers, -1)
+        of_each = [quality.view(layers, -1) for quality in qualities]
+        for layer, quality in enumerate(of_each[0]):
+            self._log(f"_{layer}" if layer < layers - 1 else "", quality)
+        return self.ranking_loss.terms_of_each(logits.flatten(1), sample, *of_each)
+
+    def _positives(
+        self, labels: Tensor, num_classes: int, boxes_of: Callable[[Tensor], Tensor], gt_boxes: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The indices of the candidates with an object, and the qualities of their boxes that the loss takes."""
+        positive = ((labels >= 0) & (labels < num_classes)).nonzero().squeeze(1)
+        boxes, wanted = boxes_of(positive), gt_boxes[positive]
+        kinds = self.ranking_loss.qualities or (self.quality,)
+        return positive, [box_quality(boxes, wanted, kind) for kind in kinds]
+
+    def _log(self, suffix: str, quality: Tensor) -> None:
         if has_event_storage():
             storage = get_event_storage()
-            storage.put_scalar(f"param_ap/{self.head}{suffix}_positives", len(positive))
-            if len(positive):
-                storage.put_scalar(f"param_ap/{self.head}{suffix}_quality", qualities[0].detach().mean())
-        return terms
+            storage.put_scalar(f"param_ap/{self.head}{suffix}_positives", len(quality))
+            if len(quality):
+                storage.put_scalar(f"param_ap/{self.head}{suffix}_quality", quality.detach().mean())
 
 
 def box_ap_losses(model: nn.Module) -> dict[str, BoxAPLoss]:

@@ -19,7 +19,7 @@ CRITERIA = ("param_ap", "focal")
 
 
 class ParamAPCriterion(nn.Module):
-    """A Parameterized AP Loss (head ``detr``) for every decoder layer, on its own Hungarian matching.
+    """A Parameterized AP Loss (head ``detr``) for every decoder layer, on its own Hungarian matching; all in one call.
 
     All (query, class) pairs of the batch are ranked against each other, matched pairs are the positives. The loss does
     not care where zero is, so that scores are not calibrated and the detector's ``score_thresh`` should stay 0.
@@ -58,16 +58,15 @@ class ParamAPCriterion(nn.Module):
         # In pixels: the smallest areas that box_quality tells from 0 are far below those of boxes.
         corners = box_convert(boxes, "cxcywh", "xyxy") * sizes[:, None]
         gt_corners = [x.gt_boxes.tensor for x in instances]
-        losses = {}
-        for suffix, s, b, c in zip(_suffixes(len(logits)), logits, boxes, corners, strict=True):
-            labels = torch.full(s.shape[:2], self.num_classes, device=s.device)
-            gt_boxes = torch.zeros_like(c)
+        labels = torch.full(logits.shape[:3], self.num_classes, device=logits.device)
+        gt_boxes = torch.zeros_like(corners)
+        for layer, (s, b) in enumerate(zip(logits, boxes, strict=True)):
             for image, (query, match) in enumerate(self.matcher({"logits": s, "pred_boxes": b}, targets)):
-                labels[image, query] = targets[image]["class_labels"][match]
-                gt_boxes[image, query] = gt_corners[image][match].to(gt_boxes)
-            ranking, localization = self.box_ap_loss(
-                s.flatten(0, 1), labels.flatten(), c.flatten(0, 1).__getitem__, gt_boxes.flatten(0, 1), suffix
-            )
+                labels[layer, image, query] = targets[image]["class_labels"][match]
+                gt_boxes[layer, image, query] = gt_corners[image][match].to(gt_boxes)
+        terms = self.box_ap_loss.of_layers(*(x.flatten(1, 2) for x in (logits, labels, corners, gt_boxes)))
+        losses = {}
+        for suffix, ranking, localization in zip(_suffixes(len(logits)), *terms, strict=True):
             losses[f"loss_cls{suffix}"], losses[f"loss_box_reg{suffix}"] = ranking, localization
         return losses
 

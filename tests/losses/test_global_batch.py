@@ -80,13 +80,28 @@ class AsForward:
         return terms.ranking + 2 * terms.localization
 
 
+class AsLayers(AsForward):
+    """The same of a decoder's layers in one call."""
+
+    def __call__(self, scores, quality, targets):
+        positives = (targets == 1).nonzero().squeeze(1)
+        scores = scores.masked_fill(targets < 0, -math.inf)
+        terms = self.loss_fn.terms_of_each(
+            torch.stack([scores, 3 * scores + 40]),
+            positives.expand(2, -1),
+            quality[positives] * torch.tensor([[1], [0.5]]),
+        )
+        return (terms.ranking * torch.tensor([1, 3])).sum() + terms.localization.sum()
+
+
 def pairs():
     """(name, the loss of one process, the same of several) of every kind."""
     for kind, functions in KINDS.items():
         for block_gradient in (True, False):
             options = {"block_gradient": block_gradient, "grad_scale": 3.0}
-            losses = (ParameterizedAPLoss(built(functions), **options, global_batch=g) for g in (False, True))
+            losses = [ParameterizedAPLoss(built(functions), **options, global_batch=g) for g in (False, True)]
             yield f"{kind}, block_gradient={block_gradient}", *losses
+            yield f"layers, {kind}, block_gradient={block_gradient}", *map(AsLayers, losses)
     for name, kind in SIBLINGS.items():
         yield name, *(AsForward(kind(3.0, global_batch=g)) for g in (False, True))
 
