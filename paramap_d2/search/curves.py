@@ -8,6 +8,7 @@ import shutil
 import socket
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +19,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from .evolution import GenerationEnd
-from .store import CONFIRM, ENQUEUED, FAILURES, FINAL, FINISHED, REPEAT, SEARCH, Evaluation
+from .store import ENQUEUED, FAILURES, FINISHED, PROXIES, SEARCH, Evaluation
 
 logger = logging.getLogger("paramap_d2.search")
-
-TAGS = {SEARCH: "proxy", ENQUEUED: "proxy", REPEAT: "proxy", FINAL: "final", CONFIRM: "confirm"}
-"""What the points of a training's figures are called, by its stage: such as ``proxy/AP``."""
 
 LOSSES = "losses"
 """Folder of one run for each finished proxy, which HPARAMS shows with its genes."""
@@ -38,13 +36,22 @@ class Curves:
         folder: becomes a run of TensorBoard's, with runs in it.
         metric: the fitness's name.
         genes: their names.
+        names: of losses, by genome: see :func:`paramap_d2.search.names.loss_names`. The others are called by numbers.
 
     Attributes:
         last: id of the last evaluation that was told.
     """
 
-    def __init__(self, folder: Path, metric: str = "AP", genes: Sequence[str] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        metric: str = "AP",
+        genes: Sequence[str] = (),
+        names: Mapping[tuple[float, ...], str] | None = None,
+    ):
         self._folder, self._metric, self._genes = folder, metric, genes
+        self._names = dict(names or {})
+        self._told: Counter[str] = Counter()
         self._file: BinaryIO | None = None
         self.last = 0
         with self._guarded():
@@ -65,20 +72,28 @@ class Curves:
         self._tell(time.time(), end.number, values)
 
     def follow(self, evaluations: Sequence[Evaluation]) -> None:
-        """Tell of evaluations that ended since the last ones: of every training its figures, at its number, and of
-        every proxy that was trained to its end its genes too. Failures have no figures."""
+        """Tell of evaluations that ended since the last ones. Of every proxy its figures, at its number, and if it was
+        trained to its end its genes too; of longer trainings their figures by the loss, one seed after the other.
+        Failures have no figures."""
         for e in evaluations:
             self.last = e.id
+            name = self._names.setdefault(tuple(e.genome), str(e.id) if e.stage in PROXIES else "centre")
             if e.status != FINISHED:
                 continue
             figures = {self._metric: e.fitness}
             if "bbox/AP50" in e.metrics:
                 figures["AP50"] = e.metrics["bbox/AP50"]
-            tag, ended = TAGS[e.stage], e.started + e.seconds
-            values = {f"{tag}/{name}": value for name, value in figures.items()}
-            self._tell(ended, e.id, {**values, f"{tag}/seconds": e.seconds})
+            ended = e.started + e.seconds
+            figures["seconds"] = e.seconds
+            if e.stage in PROXIES:
+                self._tell(ended, e.id, {f"proxy/{figure}": value for figure, value in figures.items()})
+            else:
+                step = self._told[f"{e.stage} {name}"]
+                self._told[f"{e.stage} {name}"] += 1
+                self._tell(ended, step, {f"{e.stage}/{figure}/{name}": value for figure, value in figures.items()})
             if e.stage in (SEARCH, ENQUEUED):
-                self._loss(e, ended, {f"loss/{name}": value for name, value in figures.items()})
+                figures.pop("seconds")
+                self._loss(e, ended, {f"loss/{figure}": value for figure, value in figures.items()})
 
     def close(self) -> None:
         if self._file is not None:

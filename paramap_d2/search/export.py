@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from paramap_d2.errors import UserError
 from paramap_d2.files import write_whole
 
+from .names import all_names
 from .space import SearchSpace
 from .status import read_search
 from .store import FINISHED, PROXIES, STOPPED, Evaluation
@@ -30,7 +32,8 @@ def load(output: str | os.PathLike[str]) -> pandas.DataFrame:
     """The evaluations of the search in a folder, in the order in which they ended.
 
     Columns: those of :class:`paramap_d2.search.store.Evaluation` (``metrics`` taken apart, such as ``bbox/AP50``;
-    ``fitness`` NaN where there is none) and one a gene, such as ``dense.rank_numerator.x1``, in [0, 1].
+    ``fitness`` NaN where there is none), ``name``, what the report calls the loss, and one a gene, such as
+    ``dense.rank_numerator.x1``, in [0, 1].
 
     Raises:
         StoreError: no search is there, or its store cannot be read.
@@ -39,7 +42,9 @@ def load(output: str | os.PathLike[str]) -> pandas.DataFrame:
     pandas = _pandas()
     evaluations, settings = read_search(output)
     names = SearchSpace.described(settings["space"]).gene_names
-    return pandas.DataFrame([_row(e, names) for e in evaluations], columns=_columns(evaluations, names))
+    called = all_names(evaluations, settings)
+    rows = [{"name": called[tuple(e.genome)], **_row(e, names)} for e in evaluations]
+    return pandas.DataFrame(rows, columns=_columns(evaluations, names))
 
 
 def export(output: str | os.PathLike[str], kind: str, path: str | os.PathLike[str]) -> None:
@@ -74,7 +79,8 @@ def _write_optuna(output: str | os.PathLike[str], path: Path) -> None:
     except ImportError:
         raise UserError("the export for Optuna needs the package optuna: pip install 'paramap_d2[analysis]'") from None
     evaluations, settings = read_search(output)
-    names = SearchSpace.described(settings["space"]).gene_names
+    names, called = SearchSpace.described(settings["space"]).gene_names, all_names(evaluations, settings)
+    metric = settings.get("metric", "AP")
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -85,24 +91,28 @@ def _write_optuna(output: str | os.PathLike[str], path: Path) -> None:
         for name, of in ((title, proxies), (f"{title} (longer)", longer)):
             if of or name == title:
                 study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-                study.set_user_attr("metric", settings.get("metric", "AP"))
-                study.add_trials([_trial(e, names, optuna) for e in of])
+                study.set_user_attr("metric", metric)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    study.set_metric_names([metric])  # else a dashboard calls it Objective 0
+                study.add_trials([_trial(e, called[tuple(e.genome)], names, optuna) for e in of])
         storage.engine.dispose()
     finally:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _trial(e: Evaluation, names: list[str], optuna: Any) -> Any:
+def _trial(e: Evaluation, name: str, genes: list[str], optuna: Any) -> Any:
     states = optuna.trial.TrialState
     state = {FINISHED: states.COMPLETE, STOPPED: states.PRUNED}.get(e.status, states.FAIL)
+    end = [[e.planned, e.fitness]] if e.curve and state == states.COMPLETE else []
     told = {k: v for k, v in asdict(e).items() if k not in ("genome", "metrics", "curve", "log", "fitness", "started")}
     trial = optuna.trial.create_trial(
         state=state,
         value=e.fitness if state == states.COMPLETE else None,
-        params=dict(zip(names, e.genome, strict=True)),
-        distributions={name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in names},
-        user_attrs={**told, **e.metrics},
-        intermediate_values={int(iteration): value for iteration, value in e.curve},
+        params=dict(zip(genes, e.genome, strict=True)),
+        distributions={gene: optuna.distributions.FloatDistribution(0.0, 1.0) for gene in genes},
+        user_attrs={"name": name, **told, **e.metrics},
+        intermediate_values={int(iteration): value for iteration, value in [*e.curve, *end]},
     )
     start = datetime.datetime.fromtimestamp(e.started)
     trial.datetime_start, trial.datetime_complete = start, start + datetime.timedelta(seconds=e.seconds)
@@ -117,7 +127,7 @@ def _row(e: Evaluation, names: list[str]) -> dict[str, Any]:
 
 
 def _columns(evaluations: list[Evaluation], names: list[str]) -> list[str]:
-    plain = ["id", *(key for key in Evaluation.__dataclass_fields__ if key not in ("id", "genome", "metrics"))]
+    plain = ["id", "name", *(key for key in Evaluation.__dataclass_fields__ if key not in ("id", "genome", "metrics"))]
     return [*plain, *sorted({name for e in evaluations for name in e.metrics}), *names]
 
 

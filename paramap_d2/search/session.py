@@ -29,6 +29,7 @@ from .heartbeat import INTERRUPTED, TRAININGS, Heartbeat
 from .lock import only_one
 from .main_guard import check_main_guard
 from .metric import check_metric
+from .names import loss_names
 from .options import SearchOptions
 from .proxies.config import ProxyConfig, read_proxy_config
 from .proxies.failures import first_line
@@ -171,7 +172,7 @@ def _run(
     deadline = Deadline(None if options.hours is None else options.hours * 3600)
     console = Console(stderr=True)
     bar = ProgressBar(console, options.metric, schedule.planned(algorithm))
-    curves = Curves(folder / "tensorboard", options.metric, space.gene_names)
+    curves = Curves(folder / "tensorboard", options.metric, space.gene_names, loss_names(store.settings()))
     curves.follow(store.evaluations())
     heartbeat = Heartbeat(folder)
     written, took = -math.inf, 0.0

@@ -61,28 +61,32 @@ ROWS = [
     row(3, 0, 5.0, "stopped"),
     row(4, 0, 22.0, stage="repeat", seed=1),
     row(5, 0, 30.0, stage="final"),
-    row(6, 0, 31.0, stage="confirm"),
-    row(7, 1, 25.0),
+    row(6, 0, 31.0, stage="confirm", genome=row(5).genome, seed=1),
+    row(7, 0, 28.0, stage="confirm", genome=row(1).genome, seed=1),
+    row(8, 0, 32.0, stage="confirm", genome=row(5).genome, seed=2),
+    row(9, 1, 25.0),
 ]
 
 
 def test_every_training_is_a_point_by_its_stage(tmp_path):
-    curves = Curves(tmp_path, "AP75", SPACE.gene_names)
+    curves = Curves(tmp_path, "AP75", SPACE.gene_names, {tuple(ROWS[0].genome): "linear"})
     curves.follow(ROWS[:4])
     curves.follow(ROWS[4:])
     curves.close()
-    assert curves.last == 7
+    assert curves.last == 9
     read = EventAccumulator(str(tmp_path))
     read.Reload()
     points = {tag: [(p.step, p.value) for p in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
     assert points == {
-        "proxy/AP75": [(1, 20.0), (4, 22.0), (7, 25.0)],
+        "proxy/AP75": [(1, 20.0), (4, 22.0), (9, 25.0)],
         "proxy/AP50": [(1, 40.0)],
-        "proxy/seconds": [(1, 60.0), (4, 60.0), (7, 60.0)],
-        "final/AP75": [(5, 30.0)],
-        "final/seconds": [(5, 60.0)],
-        "confirm/AP75": [(6, 31.0)],
-        "confirm/seconds": [(6, 60.0)],
+        "proxy/seconds": [(1, 60.0), (4, 60.0), (9, 60.0)],
+        "final/AP75/centre": [(0, 30.0)],
+        "final/seconds/centre": [(0, 60.0)],
+        "confirm/AP75/centre": [(0, 31.0), (1, 32.0)],
+        "confirm/seconds/centre": [(0, 60.0), (1, 60.0)],
+        "confirm/AP75/linear": [(0, 28.0)],
+        "confirm/seconds/linear": [(0, 60.0)],
     }
 
 
@@ -94,7 +98,7 @@ def test_hparams_shows_the_genes_of_finished_proxies(tmp_path):
         curves.close()
     read = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     read.Reload()
-    assert sorted(read.Runs()) == [".", "losses/00001", "losses/00007"]
+    assert sorted(read.Runs()) == [".", "losses/00001", "losses/00009"]
     found = read.SummaryMetadata("losses/00001", SESSION_START_INFO_TAG)
     session = HParamsPluginData.FromString(found.plugin_data.content).session_start_info
     genes = {name: value.number_value for name, value in session.hparams.items()}

@@ -24,7 +24,7 @@ def evaluation(position, status="finished", fitness=10.0, **more):
 
 EVALUATIONS = [
     evaluation(0, fitness=12.5),
-    evaluation(0, fitness=13.5, stage="repeat"),
+    evaluation(0, fitness=13.5, stage="repeat", planned=100, curve=[[50, 6.0]]),
     evaluation(1, "stopped", 3.0, planned=200, curve=[[50, 2.0], [100, 3.0]]),
     evaluation(2, "diverged", 0.0, error="FloatingPointError: NaN"),
     evaluation(3, "interrupted", 0.0),
@@ -37,7 +37,9 @@ def search(tmp_path):
     folder = tmp_path / "my search"
     folder.mkdir()
     with Store(folder / "search.db") as store:
-        store.write_settings({"space": SPACE.describe(), "metric": "AP"})
+        initial = [evaluation(0).genome]
+        options = {"init": ["square"]}
+        store.write_settings({"space": SPACE.describe(), "metric": "AP", "initial": initial, "options": options})
         for each in EVALUATIONS:
             store.add(each)
     return folder
@@ -52,6 +54,7 @@ def test_the_table_holds_every_evaluation_and_gene(search):
     table = load(search)
     assert list(table["id"]) == [1, 2, 3, 4, 5, 6] and list(table.columns[-SPACE.genes :]) == SPACE.gene_names
     assert list(table["stage"]) == ["search", "repeat", "search", "search", "search", "final"]
+    assert list(table["name"]) == ["square", "square", "#3", "#4", "#5", "square"]
     assert list(table[SPACE.gene_names[0]]) == [0.0, 0.0, 0.1, 0.2, 0.3, 0.0]
     assert [None if math.isnan(x) else x for x in table["fitness"]] == [12.5, 13.5, 3.0, None, None, 30.0]
     assert table["bbox/AP50"][0] == 25.0 and math.isnan(table["bbox/AP50"][3])
@@ -82,7 +85,9 @@ def test_optuna_reads_the_study_that_was_exported(search, tmp_path):
     first, repeat, stopped, diverged, _ = study.trials
     assert list(first.params.values()) == EVALUATIONS[0].genome and list(first.params) == SPACE.gene_names
     assert (first.user_attrs["seed"], first.user_attrs["bbox/AP50"], repeat.user_attrs["stage"]) == (7, 25.0, "repeat")
-    assert stopped.intermediate_values == {50: 2.0, 100: 3.0}
+    assert stopped.intermediate_values == {50: 2.0, 100: 3.0} and first.intermediate_values == {}
+    assert repeat.intermediate_values == {50: 6.0, 100: 13.5}  # to its end
+    assert study.metric_names == ["AP"] and first.user_attrs["name"] == "square"
     assert diverged.user_attrs["error"] == "FloatingPointError: NaN"
     assert (first.datetime_complete - first.datetime_start).total_seconds() == 60
     assert optuna.load_study(study_name="my search (longer)", storage=storage).best_value == 30.0
