@@ -175,7 +175,7 @@ class Rows:
             db.execute(SCHEMA)
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=60)
+        db = sqlite3.connect(f"file:{self.path.resolve()}", timeout=60, uri=True)
         db.row_factory = sqlite3.Row
         return db
 
@@ -197,6 +197,24 @@ class Rows:
             db.execute(
                 f"INSERT OR IGNORE INTO trainings ({names}) VALUES ({', '.join('?' * len(row))})", [*row.values()]
             )
+
+    def merge(self, other: Path) -> int:
+        """Take over the rows of another such file, of another machine perhaps, that are not here yet; how many.
+
+        Raises:
+            UserError: the file is not there, or no such file.
+        """
+        if not other.is_file():
+            raise UserError(f"--merge {other}: there is no such file")
+        with closing(self._connect()) as db:
+            try:
+                db.execute("ATTACH ? AS other", [f"file:{other.resolve()}?mode=ro"])
+                names = ", ".join(row["name"] for row in db.execute("PRAGMA table_info(trainings)"))
+                with db:
+                    taken = db.execute(f"INSERT OR IGNORE INTO trainings ({names}) SELECT {names} FROM other.trainings")
+            except sqlite3.DatabaseError as error:
+                raise UserError(f"--merge {other}: not a file of this benchmark's rows ({error})") from None
+            return taken.rowcount
 
     def all(self) -> dict[str, dict[str, Any]]:
         """By key, with the curve as a list."""

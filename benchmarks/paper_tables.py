@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--plan", action="store_true", help="print what would be trained and how long it may take")
     p.add_argument("--show", action="store_true", help="write and print the tables of the rows that are there")
     p.add_argument("--db", type=Path, default=HERE / "results" / "trainings.db", help="the rows")
+    p.add_argument(
+        "--merge", type=Path, action="append", default=[], metavar="FILE", help="take over another file's rows; several"
+    )
     p.add_argument("--report", type=Path, default=HERE / "results", metavar="FOLDER", help="of tables and pictures")
     p.add_argument(
         "--work", type=Path, default=Path("output/paper_tables"), metavar="FOLDER", help="of what is in training"
@@ -222,6 +225,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     only = filters(options.only, [field.name for field in fields(Training)])
     rows = Rows(options.db)
+    for other in options.merge:
+        print(f"{rows.merge(other)} rows of {other} were new")
     until = time.time() + 3600 * options.hours if options.hours is not None else float("inf")
     problems: list[str] = []
     for table in options.table or TABLES:

@@ -99,6 +99,20 @@ def test_rows_come_back_and_the_first_of_a_training_stays(paper, training, tmp_p
     assert second["status"] == "diverged" and second["AP50"] is None
 
 
+def test_rows_of_another_machine_are_taken_over_once(paper, training, tmp_path):
+    mine, other = (paper.rows.Rows(tmp_path / name / "trainings.db") for name in ("mine", "other"))
+    mine.add("final", training, result(50.0))
+    other.add("final", training, result(40.0))
+    other.add("final", replace(training, seed=1), result(41.0))
+    assert [mine.merge(other.path), mine.merge(other.path)] == [1, 0]
+    assert [row["AP"] for row in mine.all().values()] == [50.0, 41.0]
+    with pytest.raises(UserError, match="there is no such file"):
+        mine.merge(tmp_path / "none.db")
+    (tmp_path / "text.db").write_text("no rows here")
+    with pytest.raises(UserError, match="not a file of this benchmark's rows"):
+        mine.merge(tmp_path / "text.db")
+
+
 def test_every_table_names_its_trainings_and_the_first_seed_comes_first(paper):
     plan = paper.plans.Plan("bccd", ["retinanet", "faster_rcnn", "deformable_detr"], 1500, 3)
     counts = {"1": 3 * 2 * 3 - 2, "2": 2 * 4 * 3, "3": 8 * 3, "curves": 14 * 3, "recipes": 8 * 3, "final": 14 * 3}
