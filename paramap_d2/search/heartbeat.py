@@ -41,6 +41,14 @@ RUNNING, DONE, INTERRUPTED, FAILED, DEAD = "running", "done", "interrupted", "fa
 """States of a search. It writes the first four itself; dead is one that says it runs and does not."""
 
 
+def boot() -> str:
+    """Tells apart machines of the same name, and one from itself before it was started anew; empty if it cannot."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 class Heartbeat:
     """Keeps ``status.json`` fresh while a search runs; a context manager.
 
@@ -56,6 +64,7 @@ class Heartbeat:
             "state": RUNNING,
             "why": "",
             "host": socket.gethostname(),
+            "boot": boot(),
             "pid": os.getpid(),
             "begun": now,
             "heartbeat": now,

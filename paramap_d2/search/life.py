@@ -72,7 +72,7 @@ def read_life(output: str | os.PathLike[str], evaluations: Sequence[Evaluation],
     if not told:
         return Life(RUNNING if held else _state_by_the_store(evaluations, settings))
     said, seen = told.get("state"), told.get("heartbeat", 0.0)
-    here = told.get("host") == socket.gethostname()
+    here = (told.get("host"), told.get("boot", heartbeat.boot())) == (socket.gethostname(), heartbeat.boot())
     if said == RUNNING:
         fresh = time.time() - seen < heartbeat.STALE
         alive = held or (fresh and (held is None or not here))

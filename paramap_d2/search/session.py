@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from paramap_d2.errors import NoResultError, UserError
+from paramap_d2.files import remove_parts
 from paramap_d2.losses import HeadLoss, head_losses, load_loss
 
 from .algorithms import DRAWS, Algorithm, build_algorithm
@@ -109,6 +110,7 @@ def run_search(options: SearchOptions) -> Candidate:
             only_one(folder, options.resume),
             open_store(folder, settings, kept, options.resume, options.accept_changes, config.defaults) as store,
         ):
+            remove_parts(folder / "finalists")
             proxy = Proxy(
                 config,
                 space,

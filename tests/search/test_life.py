@@ -47,6 +47,8 @@ def test_a_search_that_ended_has_said_how(tmp_path, said):
 def test_on_another_host_the_heartbeat_tells(tmp_path):
     write_status(tmp_path, host=ELSEWHERE)
     assert life_text(read_life(tmp_path, (), {})) == "running on another.host (process 42) for 1 min"
+    write_status(tmp_path, boot="of another machine with the name of this")
+    assert state(tmp_path) == "running"
     write_status(tmp_path, host=ELSEWHERE, heartbeat=time.time() - 3600)
     assert life_text(read_life(tmp_path, (), {})).endswith("went down; last seen 1 h 00 min ago")
     (tmp_path / ".lock").mkdir()  # nobody can know of the lock
