@@ -287,7 +287,7 @@ def _first_individuals(options: SearchOptions, config: ProxyConfig, space: Searc
         return [space.encode(load_loss(name), f"loss {name} (--init)") for name in options.init]
     loss = load_loss(config.loss)
     try:
-        return [space.encode(loss), space.identity()]
+        return [space.encode(loss, f"loss {config.loss}"), space.identity()]
     except UserError as error:
         logger.warning(f"the search begins without the config's own loss: {error}")
         return [space.identity()]

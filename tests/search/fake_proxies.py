@@ -52,6 +52,10 @@ def environment(task):
     )
 
 
+def a_users_variables(task):
+    return Outcome("failed", error=f"{os.environ.get('A_USERS_TOKEN')} {os.environ.get('ANOTHER')}")
+
+
 def deaf(task):
     blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     return Outcome(FINISHED, 1.0, {"blocked": float(blocked)})

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import portalocker
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from paramap_d2.errors import NoResultError, UserError
 from paramap_d2.losses import load_loss
 from paramap_d2.search.proxies.versions import machine
-from paramap_d2.search.session import SearchOptions, run_search
+from paramap_d2.search.session import SearchOptions, _first_individuals, run_search
+from paramap_d2.search.space import SearchSpace
 from paramap_d2.search.store import FINISHED, Store, StoreError
 
 CONFIGS = Path(__file__).parents[2] / "projects" / "ParamAP" / "configs"
@@ -196,6 +198,18 @@ def test_bad_input_is_one_line_and_starts_nothing(tmp_path, tiny, more, opts, me
         run_search(options(tmp_path / "out", [*tiny, *opts] if opts[:1] != ["SOLVER.MAX_ITER"] else opts, **more))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out" / "search.db").exists()
+
+
+def test_the_configs_own_loss_is_among_the_first_where_the_space_holds_it(tmp_path, caplog):
+    shared = SearchSpace(("dense",), mode="shared")
+    every = options(tmp_path, [])
+    assert _first_individuals(every, SimpleNamespace(loss="linear"), shared) == [shared.identity()] * 2
+    assert not caplog.text
+    assert _first_individuals(every, SimpleNamespace(loss="retinanet-coco"), shared) == [shared.identity()]
+    assert caplog.messages == [
+        "the search begins without the config's own loss: loss retinanet-coco: the functions of head 'dense' differ, "
+        "and the search shares one for all"
+    ]
 
 
 def test_two_searches_in_one_folder(tmp_path, tiny):

@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 import subprocess
@@ -105,6 +106,44 @@ def test_outcomes_as_inline_whatever_proxies_do(executor, tmp_path, monkeypatch)
     again = dict(runner.run(fake_proxies.about_the_process, tasks(6)))
     assert {o.metrics["pid"] for o in again.values()} <= {o.metrics["pid"] for o in found.values()}
     assert dict(runner.run(fake_proxies.environment, tasks(1)))[0].error == f"elsewhere 1 {os.getcwd()}"
+
+
+def test_a_search_says_what_it_waits_for_and_workers_know_the_variables_that_are_named(executor, monkeypatch, caplog):
+    import ray
+
+    monkeypatch.setenv("A_USERS_TOKEN", "secret")
+    monkeypatch.setenv("ANOTHER", "stays here")
+    monkeypatch.setattr("paramap_d2.search.executors.ray.WAIT", 0.5)
+    runner = executor(1, environment=["A_USERS_TOKEN"])
+
+    class Holder:
+        def holds(self):
+            return True
+
+    full = ray.remote(num_cpus=2)(Holder).remote()
+    assert ray.get(full.holds.remote())
+    said = threading.Event()
+
+    def make_room():
+        said.wait(60)
+        ray.kill(full)
+
+    class Heard(logging.Handler):
+        def emit(self, record):
+            if "waiting for Ray to have room for a worker" in record.getMessage():
+                said.set()
+
+    search = logging.getLogger("paramap_d2.search")
+    handler = Heard()
+    search.addHandler(handler)
+    threading.Thread(target=make_room, daemon=True).start()
+    try:
+        with caplog.at_level(logging.INFO, "paramap_d2.search"):
+            found = dict(runner.run(fake_proxies.a_users_variables, tasks(2)))
+    finally:
+        search.removeHandler(handler)
+    assert said.is_set() and caplog.text.count("waiting for Ray") == 1
+    assert {outcome.error for outcome in found.values()} == {"secret None"}
 
 
 def test_a_worker_that_dies_costs_its_task_alone_and_another_takes_its_place(executor, tmp_path):
@@ -215,6 +254,7 @@ def test_nothing_outlives_the_search(request, tmp_path, where, end):
         ({"workers": 1, "cpus": 0}, "--cpus-per-proxy must be"),
         ({"workers": 1, "gpus": 2}, "--gpus-per-proxy must be from 0 to 1, for a proxy is one process on one GPU"),
         ({"workers": 1, "address": "127.0.0.1:1"}, "cannot reach a Ray cluster at 127.0.0.1:1: ConnectionRefusedError"),
+        ({"workers": 1, "environment": ["NOT_THERE"]}, "--env NOT_THERE: there is no such environment variable"),
         ({"workers": 1, "address": "nonsense"}, "cannot reach a Ray cluster at nonsense: ValueError"),
     ],
 )
