@@ -39,11 +39,16 @@ class Buckets:
     Args:
         lower: (L, B + 1) float64, ascending: the negatives of the buckets' lower edges, which are finite, with
             ``BEYOND`` for that of the last.
+        on_cpu: whether NumPy and a table do what they do faster. Elsewhere each score is searched for, which is fast
+            there, and nothing is waited for; all rankings then have equally many scores.
     """
 
-    def __init__(self, lower: Tensor):
+    def __init__(self, lower: Tensor, on_cpu: bool = True):
+        self.on_cpu = on_cpu
         self.rankings, self.of_each = lower.shape
         self.edge, self.lower = lower[:, :-1], lower.flatten()
+        if not on_cpu:
+            self.edge = self.edge.contiguous()  # as a search of several wants it
 
     def search(self, scores: Tensor, ranking: Tensor | None) -> Tensor:
         """(n,) scores to their (n,) int32 buckets, one by one. ``ranking``: (n,) int64 ascending, that of each score;
@@ -51,7 +56,7 @@ class Buckets:
         depth = scores.double().neg()
         if ranking is None:
             return torch.searchsorted(self.edge[0], depth, out_int32=True)
-        if not scores.is_cpu:  # equally many of each
+        if not self.on_cpu:
             found = torch.searchsorted(self.edge, depth.reshape(self.rankings, -1), out_int32=True)
             return found.flatten().add_(ranking, alpha=self.of_each)
         depth, starts = depth.numpy(), np.searchsorted(ranking.numpy(), np.arange(self.rankings + 1))
@@ -76,8 +81,8 @@ class Buckets:
             (n,) int32 buckets, and of every bucket, (L · (B + 1),): how many scores are in it, the sum of their
             distances to its lower edge in float64, and that of the squares. The last bucket's distances mean nothing.
         """
-        step = CHUNK * (torch.get_num_threads() if scores.is_cpu else 1)
-        if not scores.is_cpu or scores.numel() <= max(FEW, self.edge.numel() // 2):  # a GPU searches fast
+        step = CHUNK * torch.get_num_threads()
+        if not self.on_cpu or scores.numel() <= max(FEW, self.edge.numel() // 2):
             look_up, step = self._look_up_each, scores.numel()
         else:
             look_up = _Table(self, scores).look_up
@@ -99,7 +104,7 @@ class Buckets:
 
     def _filled(self, bucket: Tensor, distance: Tensor, powers: int) -> list[Tensor]:
         weights = [distance] if powers == 2 else [distance, distance * distance]
-        if bucket.is_cpu:
+        if self.on_cpu:
             count = torch.bincount(bucket, minlength=self.lower.numel())
             # Without scores these are integers even with weights.
             return [count, *(torch.bincount(bucket, w, minlength=self.lower.numel()).double() for w in weights)]

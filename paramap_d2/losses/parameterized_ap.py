@@ -302,7 +302,8 @@ class _APLoss(torch.autograd.Function):
         of_own = of_gain[:positives].reshape(shape) * of_localization
         of_own += of_weight[:positives].reshape(shape) * (quotient * of_ranking)
         of_quality[:positives] += of_own.reshape(-1)
-        of_quality *= ctx.loss.grad_scale
+        if ctx.loss.grad_scale != 1:
+            of_quality *= ctx.loss.grad_scale
         quality, negative_quality = ctx.like
         of_quality = xp.tensor(of_quality)
         of_positives = of_quality[:positives].to(quality.dtype).view(quality.shape)

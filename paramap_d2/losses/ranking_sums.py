@@ -94,9 +94,7 @@ class BucketSums:
         depth = xp.pick(depth.reshape(-1), self._of_anchor).reshape(rankings, 1, anchors)
         edge = (at + depth).reshape(rankings, -1)  # the negatives of the edges: the highest first
         self._of_edge = self._flat(xp.order(edge), edge.shape[1])
-        lower = xp.zeros(rankings, edge.shape[1] + 1)
-        lower[:, -1] = BEYOND
-        lower[:, :-1] = xp.pick(edge.reshape(-1), self._of_edge).reshape(rankings, -1)
+        lower = xp.append(xp.pick(edge.reshape(-1), self._of_edge).reshape(rankings, -1), BEYOND)
         edge = lower[:, :-1]
         # Distances where no window lies may be huge, and all functions are constant there.
         gap = edge[:, 1:] - edge[:, :-1]
@@ -104,8 +102,8 @@ class BucketSums:
         self._gap = gap * self._inner
 
         self._scores = scores = scores.reshape(-1)
-        self._buckets = Buckets(xp.tensor(lower))
-        self._kept = _worth_looking_up(scores, edge)
+        self._buckets = Buckets(xp.tensor(lower), xp.on_cpu)
+        self._kept = _worth_looking_up(scores, edge) if xp.on_cpu else None
         looked_up = scores if self._kept is None else scores.index_select(0, self._kept)
         self._bucket, *filled = self._buckets.fill(looked_up, self._ranking(self._kept), powers)
         rated_scores = scores.index_select(0, rated)
@@ -118,26 +116,28 @@ class BucketSums:
         above = xp.zeros(powers, 2, rankings, edge.shape[1])
         of_rated = self._extra
         for power, (row, plain) in enumerate(zip(above, *filled, strict=True)):
-            row[1] = xp.array(plain).reshape(rankings, -1)[:, :-1]
-            row[0] = base_weight * row[1]
-            row[0] += xp.count(self._rated_bucket, of_rated, plain.numel()).reshape(rankings, -1)[:, :-1]
+            plain = xp.array(plain)
+            row[1] = plain.reshape(rankings, -1)[:, :-1]
+            weighted = plain if base_weight == 1 else base_weight * plain
+            row[0] = xp.add_at(weighted, self._rated_bucket, of_rated).reshape(rankings, -1)[:, :-1]
             of_rated = of_rated * self._rated_distance
             if power:
                 row[..., 0] = 0
                 row = row[..., 1:]
                 row *= self._inner
-                row += above[0, ..., :-1] * self._gap**power
-                if power == 2:
-                    row += above[1, ..., :-1] * (2 * self._gap)
-            row[:] = xp.running_sum(row)
+                if power == 1:
+                    row += above[0, ..., :-1] * self._gap
+                else:
+                    row += (above[0, ..., :-1] * self._gap + 2 * above[1, ..., :-1]) * self._gap
+            xp.running_sum(row)
         above = xp.pick(above.reshape(2 * powers, -1), xp.inverse(self._of_edge))
-        number, distance, *square = above.reshape(powers, 2, rankings, -1, anchors)
-        sums, slopes = (self._slope * distance).sum(2), (self._slope * number).sum(2)
-        if square:
-            sums += (self._bend * square[0]).sum(2)
-            slopes += (2 * self._bend * distance).sum(2)
-        given = xp.inverse(self._of_anchor)
-        self.sums, self.slopes = (xp.tensor(xp.pick(x.reshape(2, -1), given)) for x in (sums, slopes))
+        above = above.reshape(powers, 2, rankings, -1, anchors)
+        result = (self._slope * above[:2]).sum(3)
+        if self._bend is not None:
+            result[1] += (self._bend * above[2]).sum(2)
+            result[0] += (2 * self._bend * above[1]).sum(2)
+        result = xp.tensor(xp.pick(result.reshape(4, -1), xp.inverse(self._of_anchor)))
+        self.slopes, self.sums = result[:2], result[2:]
 
     def _flat(self, index: Array, size: int) -> Array:
         """Indices within each ranking's run of such a size to indices into all runs."""
@@ -163,9 +163,7 @@ class BucketSums:
         """
         base = self._base_weight
         slope, bend = self._in_buckets(grads)
-        plain_slope, plain_bend = (
-            x if x is None else base * x[0] if len(x) == 1 else base * x[0] + x[1] for x in (slope, bend)
-        )
+        plain_slope, plain_bend = (_weighted(x, base) for x in (slope, bend))
         distance = self._rated_distance
         of_rated, of_slope = self._at_rated(plain_slope), self._at_rated(slope[0])
         of_weight = self._at_rated(self._values(slope, bend)) + of_slope * distance
@@ -186,11 +184,11 @@ class BucketSums:
         """(R, L · A) g to (R, L, B + 1): Σ_i g_i f'(s − a_i) at the lower edge of every bucket, and how much more it is
         one further up; None where it is the same."""
         xp, rows = self._xp, len(grads)
-        grads = xp.pick(xp.array(grads), self._of_anchor).reshape(rows, self._rankings, 1, -1)
+        minus_grads = -xp.pick(xp.array(grads), self._of_anchor).reshape(rows, self._rankings, 1, -1)
 
         def below(jump: Array) -> Array:
             """What is below is what is above with its sign turned: all jumps of a function cancel in the end."""
-            in_order = xp.pick((jump[:rows] * -grads).reshape(rows, -1), self._of_edge)
+            in_order = xp.pick((jump[:rows] * minus_grads).reshape(rows, -1), self._of_edge)
             return in_order.reshape(rows, self._rankings, -1)[..., :-1]
 
         def table(inside: Array) -> Array:
@@ -239,11 +237,17 @@ class BucketSums:
         return result if kept is None else torch.zeros_like(like).index_copy_(0, kept, result)
 
 
-def _worth_looking_up(scores: Tensor, edge: Array) -> Tensor | None:
-    """Indices of the samples at or above the lowest window, or None where dropping the others would not pay: on a GPU
-    (their number would have to be waited for) or when most would stay."""
-    if not scores.is_cpu:
+def _weighted(rows: Array | None, weight: float) -> Array | None:
+    """weight · numerator + denominator, if there is one."""
+    if rows is None:
         return None
+    numerator = rows[0] if weight == 1 else weight * rows[0]
+    return numerator + rows[1] if len(rows) > 1 else numerator
+
+
+def _worth_looking_up(scores: Tensor, edge: Array) -> Tensor | None:
+    """Indices of the samples at or above the lowest window, or None where most would stay. (On a GPU their number would
+    have to be waited for.)"""
     lowest, values = -float(edge[:, -1].max()), scores.numpy()
     some = values[:: max(1, len(values) // 512)]
     return indices(values >= lowest) if 2 * (some >= lowest).sum() < len(some) else None

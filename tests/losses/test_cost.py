@@ -80,6 +80,15 @@ def test_the_fixed_cost_is_few_small_operations(samples, positives, situation, w
     assert count(way, samples, positives, situation).operations <= limit
 
 
+@pytest.mark.parametrize("situation", ["early", "late"])
+@pytest.mark.parametrize(("way", "limit"), [(with_terms, 120), (with_forward, 140)])
+def test_a_gpu_is_given_few_operations(way, limit, situation, without_numpy, monkeypatch):
+    """There torch does what NumPy does on a CPU, unseen by the count."""
+    monkeypatch.setitem(globals(), "LOSS", ParameterizedAPLoss(built(SEARCHED)))
+    count(way, 131_072, 500, situation)  # makes the tables that are kept
+    assert count(way, 131_072, 500, situation).operations <= limit
+
+
 @WAYS
 @pytest.mark.parametrize("situation", ["early", "late"])
 def test_at_most_64_bytes_a_sample_are_held(way, situation):

@@ -54,6 +54,19 @@ def test_each_has_the_loss_and_gradient_that_it_has_alone(layers, n, p, kind, bl
     assert_each_is_as_alone(loss_fn, *draw(layers, n, p))
 
 
+@pytest.mark.parametrize("kind", ["searched", "square"])
+def test_a_gpu_s_way_gives_the_same(kind, request):
+    """What runs on a GPU, on this CPU: searches in the place of the table, and torch in that of NumPy."""
+    loss_fn = ParameterizedAPLoss(built(KINDS[kind]), block_gradient=False, grad_scale=2.5)
+    scores, positives, quality = draw(5, 6000, 30)
+    wanted = terms_and_gradients(loss_fn, scores, positives, [quality], True)
+    request.getfixturevalue("without_numpy")
+    loss_fn = ParameterizedAPLoss(built(KINDS[kind]), block_gradient=False, grad_scale=2.5)
+    assert_each_is_as_alone(loss_fn, scores, positives, quality)
+    for got, want in zip(terms_and_gradients(loss_fn, scores, positives, [quality], True), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12 * float(want.abs().max()))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_single_precision(kind):
     assert_each_is_as_alone(ParameterizedAPLoss(built(KINDS[kind])), *draw(6, 3000, 25, torch.float32), rtol=1e-6)
