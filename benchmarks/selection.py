@@ -52,9 +52,23 @@ class Cell:
     def name(self) -> str:
         return f"{self.algorithm}_{self.noise}_{self.budget}_p{self.population}_r{self.seeds}_c{self.confirm}"
 
+    @classmethod
+    def named(cls, name: str) -> Cell:
+        algorithm, noise, *numbers = name.split("_")
+        return cls(algorithm, noise, *(int(number.lstrip("prc")) for number in numbers))
+
     @property
-    def place(self) -> tuple[str, str, int]:
-        return self.noise, self.algorithm, self.budget
+    def label(self) -> str:
+        """The algorithm, and what is not by default."""
+        other = {f"population {self.population}": self.population != 16, f"{self.seeds} seeds": self.seeds > 1}
+        other |= {f"--confirm {self.confirm}": self.confirm != 3}
+        return ", ".join([f"`{self.algorithm}`", *(text for text, said in other.items() if said)])
+
+    @property
+    def place(self) -> tuple:
+        """In a table."""
+        order = ALGORITHMS.index(self.algorithm)
+        return self.label.count(",") > 0, NOISES.index(self.noise), order, self.budget, self.label
 
 
 class Surface:
@@ -169,27 +183,24 @@ def summary(records: list[dict]) -> dict[str, float]:
         "passed bias": mean(r["gain"] - (r["challenger"] - r["start"]) for r in passed),
         "covered": mean(map(covered, records)),
         "passed covered": mean(map(covered, passed)),
-        "half width": statistics.median((r["interval"][1] - r["interval"][0]) / 2 for r in records),
         "worse": mean(r["gain"] > 0 and r["challenger"] < r["start"] for r in records),
     }
 
 
 def table(cells: dict[Cell, list[dict]]) -> str:
     lines = [
-        "| algorithm | noise | proxies | runs | before: true AP | bias of its AP | worse than the start "
-        "| after: true AP | true gain | handed over | bias of the gain | of those handed over | ± (median) | covered "
-        "| of those handed over | worse than the start |",
-        "| --- | --- |" + " ---: |" * 14,
+        "| algorithm | noise | proxies | highest seen: true AP | its AP is too high by | worse than the start "
+        "| handed over: true AP | true gain | challenger handed over | bias of the gain (of those) "
+        "| covered (of those) | worse than the start |",
+        "| --- | --- |" + " ---: |" * 10,
     ]
-    for cell, records in cells.items():
+    for cell, records in sorted(cells.items(), key=lambda item: item[0].place):
         s = summary(records)
-        repeats = f", {cell.seeds} seeds" if cell.seeds > 1 else ""
         lines.append(
-            f"| `{cell.algorithm}`{repeats} | {cell.noise} | {cell.budget} | {s['runs']} | {s['seen']:.1f} "
-            f"| {s['seen bias']:+.1f} | {s['seen worse']:.0%} | {s['true']:.2f} "
-            f"| {s['gain']:+.2f} ± {1.96 * s['gain error']:.2f} | {s['passed']:.0%} | {s['bias']:+.2f} "
-            f"| {s['passed bias']:+.2f} | {s['half width']:.1f} | {s['covered']:.1%} | {s['passed covered']:.1%} "
-            f"| {s['worse']:.1%} |"
+            f"| {cell.label} | {cell.noise} | {cell.budget} | {s['seen']:.1f} | {s['seen bias']:.1f} "
+            f"| {s['seen worse']:.0%} | {s['true']:.2f} | {s['gain']:+.2f} ± {1.96 * s['gain error']:.2f} "
+            f"| {s['passed']:.0%} | {s['bias']:+.2f} ({s['passed bias']:+.2f}) "
+            f"| {s['covered']:.1%} ({s['passed covered']:.1%}) | {s['worse']:.1%} |"
         )
     return "\n".join(lines)
 
@@ -206,7 +217,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--population", type=int, default=16, help="of the searches (default 16)")
     p.add_argument("--seeds", type=int, default=1, help="--reevaluate of the searches (default 1)")
     p.add_argument("--confirm", type=int, default=3, help="--confirm of the searches, at least 2 (default 3)")
-    p.add_argument("--only-table", action="store_true", help="of the cells that are there, run nothing")
+    p.add_argument("--only-table", action="store_true", help="of all cells that are there whole; run nothing")
     return p
 
 
@@ -214,20 +225,24 @@ def main() -> None:
     options = parser().parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     found: dict[Cell, list[dict]] = {}
+    if options.only_table:
+        for path in options.folder.glob("*.jsonl"):
+            records = [json.loads(line) for line in path.read_text().splitlines()]
+            if len(records) >= options.runs:
+                found[Cell.named(path.stem)] = records[: options.runs]
+        print(table(found))
+        return
     chosen = (options.noise or NOISES, options.budget or BUDGETS, options.algorithm or ALGORITHMS)
     for noise, budget, algorithm in itertools.product(*chosen):
         cell = Cell(algorithm, noise, budget, options.population, options.seeds, options.confirm)
         path = options.folder / f"{cell.name}.jsonl"
         records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        if not options.only_table:
-            with open(path, "a") as file:
-                for run in range(len(records), options.runs):
-                    records.append(simulate(cell, FIRST + run))
-                    file.write(json.dumps(records[-1]) + "\n")
-        if records:
-            found[cell] = records[: options.runs]
-    order = [*itertools.product(NOISES, ALGORITHMS, sorted({cell.budget for cell in found}))]
-    print(table(dict(sorted(found.items(), key=lambda item: order.index(item[0].place)))))
+        with open(path, "a") as file:
+            for run in range(len(records), options.runs):
+                records.append(simulate(cell, FIRST + run))
+                file.write(json.dumps(records[-1]) + "\n")
+        found[cell] = records[: options.runs]
+    print(table(found))
 
 
 if __name__ == "__main__":
