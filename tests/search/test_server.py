@@ -60,7 +60,7 @@ def test_the_page_is_the_report_with_what_goes_on_above_it(search, ask):
         assert content.count(once) == 1, once
     assert content.index("</h1>") < content.index('id="live"') < content.index("The functions")
     assert "src=" not in content and 'href="http' not in content  # nothing from elsewhere
-    assert f"paramap evolve --resume --output-dir {search}" in content
+    assert f"paramap evolve --resume --output-dir {search}" in content and ">dead</span>" in content
     assert int(ask("", "HEAD").headers["Content-Length"]) == len(content.encode())
     assert os.listdir(search) == ["search.db"]
 

@@ -82,7 +82,7 @@ class LivePage:
         return self._templates.get_template("live.html.jinja").render(
             report="-".join(map(str, self._stamp or ())),
             life=life,
-            detail=life_text(life, now).removeprefix(life.state).lstrip(":; "),
+            detail=life_text(life, now).removeprefix(life.state),
             metric=settings.get("metric", "AP"),
             progress=progress(evaluations, settings),
             best=best and fitness_text(best),
