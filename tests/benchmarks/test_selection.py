@@ -38,4 +38,4 @@ def test_runs_are_kept_and_not_made_again(selection, tmp_path, capsys, monkeypat
         tables.append(capsys.readouterr().out)
     (kept,) = tmp_path.iterdir()
     assert tables[0] == tables[1] != tables[2] and len(kept.read_text().splitlines()) == 4
-    assert "| `random` | diverging | 16 | 4 |" in tables[2]
+    assert "| `random` | diverging | 16 |" in tables[2]
