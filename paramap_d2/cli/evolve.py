@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from paramap_d2.errors import UserError
@@ -201,5 +202,6 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:  # a full disk, a folder that went away: what was committed before stays
         raise UserError(f"{error}; {kept}") from error
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{kept} ({options.output_dir})") from None
+        begun = (Path(options.output_dir) / "search.db").exists()
+        raise KeyboardInterrupt(f"{kept} ({options.output_dir})" if begun else "nothing had begun") from None
     return 0

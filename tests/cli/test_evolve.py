@@ -44,6 +44,22 @@ def rows(folder):
         return store.evaluations()
 
 
+def test_ctrl_c_before_there_is_a_search_promises_none(tmp_path, monkeypatch):
+    from paramap_d2.cli.evolve import main
+
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("paramap_d2.search.session.run_search", interrupted)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    arguments = ["--config-file", CONFIG, "--output-dir", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt, match="^nothing had begun$"):
+        main(arguments)
+    (tmp_path / "search.db").touch()
+    with pytest.raises(KeyboardInterrupt, match="^what has ended is kept, go on with --resume "):
+        main(arguments)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_records_what_ran_and_is_made_good(tmp_path, tiny, how):
