@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 CHUNK = 2**17
-"""Samples looked up at once by each thread of a CPU, so that what is computed from them stays in its cache."""
+"""Samples looked up at once by a CPU, so that what is computed from them stays in its cache."""
+
+CHUNK_OF_SEVERAL_THREADS = 2**15 - 1
+"""So few are not shared out among torch's threads. On a busy machine each sharing waits for a thread that does not run,
+which was seen to take a hundred times as long as the work."""
 
 CELLS_PER_EDGE = 16
 """Cells of the grid for every edge: a larger table, against fewer samples that are searched for."""
@@ -54,14 +58,18 @@ class Buckets:
         """(n,) scores to their (n,) int32 buckets, one by one. ``ranking``: (n,) int64 ascending, that of each score;
         None where there is one alone."""
         depth = scores.double().neg()
-        if ranking is None:
-            return torch.searchsorted(self.edge[0], depth, out_int32=True)
         if not self.on_cpu:
+            if ranking is None:
+                return torch.searchsorted(self.edge[0], depth, out_int32=True)
             found = torch.searchsorted(self.edge, depth.reshape(self.rankings, -1), out_int32=True)
             return found.flatten().add_(ranking, alpha=self.of_each)
-        depth, starts = depth.numpy(), np.searchsorted(ranking.numpy(), np.arange(self.rankings + 1))
+        # torch's search is shared out among its threads from 200 scores on.
+        depth, edges = depth.numpy(), self.edge.numpy()
+        if ranking is None:
+            return torch.from_numpy(edges[0].searchsorted(depth).astype(np.int32))
+        starts = np.searchsorted(ranking.numpy(), np.arange(self.rankings + 1))
         found = np.empty(depth.shape, np.int32)
-        for i, (edge, start, end) in enumerate(zip(self.edge.numpy(), starts, starts[1:], strict=False)):
+        for i, (edge, start, end) in enumerate(zip(edges, starts, starts[1:], strict=False)):
             found[start:end] = edge.searchsorted(depth[start:end]) + i * self.of_each
         return torch.from_numpy(found)
 
@@ -81,12 +89,12 @@ class Buckets:
             (n,) int32 buckets, and of every bucket, (L · (B + 1),): how many scores are in it, the sum of their
             distances to its lower edge in float64, and that of the squares. The last bucket's distances mean nothing.
         """
-        step = CHUNK * torch.get_num_threads()
+        step = chunk_size()
         if not self.on_cpu or scores.numel() <= max(FEW, self.edge.numel() // 2):
             look_up, step = self._look_up_each, scores.numel()
         else:
             look_up = _Table(self, scores).look_up
-        if scores.numel() <= step:  # a small chunk for each thread would be spent waiting for the others
+        if scores.numel() <= step:
             bucket, distance = look_up(scores, ranking)
             return bucket, self._filled(bucket, distance, powers)
         bucket = torch.empty(scores.numel(), dtype=torch.int32)
@@ -162,6 +170,10 @@ class _Table:
             bucket.index_copy_(0, doubt, found)
             distance.index_copy_(0, doubt, beyond)
         return bucket, distance
+
+
+def chunk_size() -> int:
+    return CHUNK if torch.get_num_threads() == 1 else CHUNK_OF_SEVERAL_THREADS
 
 
 def indices(mask: np.ndarray) -> Tensor:

@@ -142,7 +142,7 @@ class ParameterizedAPLoss(RankingLoss):
             positives = positives + torch.arange(len(scores), device=scores.device)[:, None] * scores.shape[1]
         rated = positives.flatten()
         anchor = samples.flatten().index_select(0, rated).double().view(positives.shape)
-        peak = samples.amax() if samples.numel() else samples.new_full((), -torch.inf)
+        peak = _peak(samples)
         lowest = anchor.amin() if anchor.numel() else anchor.new_full((), torch.inf)
         if negative_quality is not None:
             rated = torch.cat([rated, rated_negatives])
@@ -214,6 +214,13 @@ def _check(scores: Tensor, quality: Tensor, targets: Tensor) -> bool:
         index = int((targets.long().abs() > 1).nonzero()[0])
         raise ValueError(f"targets must be 1, 0 or -1; targets[{index}] is {int(targets[index])}")
     return targets.device.type != "cpu" or bool(low < 0)
+
+
+def _peak(scores: Tensor) -> Tensor:
+    """Of all, a scalar; NaN if one is NaN, −inf of none. By one thread of a CPU, as all that follows."""
+    if not scores.numel():
+        return scores.new_full((), -torch.inf)
+    return torch.from_numpy(scores.numpy().max(keepdims=True)).view(-1)[0] if scores.is_cpu else scores.amax()
 
 
 def _highest(scores: Tensor, k: int) -> Tensor:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .bucket_lookup import BEYOND, CHUNK, Buckets, indices
+from .bucket_lookup import BEYOND, Buckets, chunk_size, indices
 from .functions import RankingFunction
 from .small_arrays import Array, arrays_on
 
@@ -221,12 +221,19 @@ class BucketSums:
         """Σ_k table_k · (distance to the lower edge)^k of every sample, 0 below the lowest window."""
         kept, like = self._kept, self._scores
         rows = [self._xp.tensor(table).flatten() for table in tables if table is not None]
+        step = chunk_size() if self._xp.on_cpu else self._bucket.numel()
         if len(rows) == 1:
-            result = rows[0].to(like.dtype).index_select(0, self._bucket)
+            table = rows[0].to(like.dtype)
+            if step >= self._bucket.numel():
+                result = table.index_select(0, self._bucket)
+            else:
+                result = torch.empty(self._bucket.shape, dtype=like.dtype)
+                for bucket, place in zip(self._bucket.split(step), result.split(step), strict=True):
+                    torch.index_select(table, 0, bucket, out=place)
         else:
             result = torch.empty(self._bucket.shape, dtype=like.dtype, device=like.device)
-            for start in range(0, result.numel(), CHUNK):
-                part = slice(start, start + CHUNK)
+            for start in range(0, result.numel(), max(1, step)):
+                part = slice(start, start + step)
                 bucket = self._bucket[part]
                 scores = like[part] if kept is None else like.index_select(0, kept[part])
                 distance = self._buckets.distance(scores, bucket).clamp_(0, EMPTY_GAP)
@@ -234,7 +241,11 @@ class BucketSums:
                 for row in rows[-2::-1]:
                     total = row.index_select(0, bucket).addcmul_(total, distance)
                 result[part] = total
-        return result if kept is None else torch.zeros_like(like).index_copy_(0, kept, result)
+        if kept is None:
+            return result
+        whole = torch.empty_like(like)
+        whole.numpy().fill(0)  # by one thread, as all else
+        return whole.index_copy_(0, kept, result)
 
 
 def _weighted(rows: Array | None, weight: float) -> Array | None:

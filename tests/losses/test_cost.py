@@ -16,6 +16,15 @@ BREAKPOINTS = 10  # the union of the two ranking functions', 4 each inside and 2
 WAYS = pytest.mark.parametrize("way", [with_terms, with_forward])
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """With several, samples are taken in smaller chunks."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Counted(TorchDispatchMode):
     """Counts what the operations inside it read and write; views cost nothing."""
 
