@@ -44,7 +44,7 @@ MOST_FAILURES = 50
 MOST_GENES = 12
 """Genes whose importance is told, the most important."""
 
-LITTLE = 0.05
+LITTLE = 0.1
 """Of the differences between losses: a forest that explains less tells of no importance."""
 
 LONG_SETTING = 200
