@@ -138,8 +138,8 @@ def climb(surrogate: Surrogate, algorithm: str, population: int, budget: int, ru
     rounds = math.ceil(budget / population)
     searching = build_algorithm(algorithm, surrogate.space.genes, population, run, [start], generations=rounds)
     noise, used, found = random.Random(f"{algorithm} {run}"), 0, []
-    while used < budget:
-        genomes = searching.ask()[: budget - used]
+    while used + population <= budget:
+        genomes = searching.ask()
         used += len(genomes)
         searching.tell([max(0.0, ap + noise.gauss(0, surrogate.noise)) for ap in surrogate(genomes)])
         centre = searching.centre()
