@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .functions import PiecewiseLinear
-from .global_batch import GlobalBatch, several_processes
+from .global_batch import ranked_with
 from .pairwise import PairwiseSums
 from .ranking_loss import APLossTerms, RankingLoss
 from .ranking_sums import SCORE_LIMIT, BucketSums
@@ -74,12 +74,8 @@ class ErrorDrivenLoss(RankingLoss):
         samples = scores.detach()
         anchor = samples.index_select(0, positives).double()
         peak = samples.amax() if samples.numel() else samples.new_full((), -torch.inf)
-        lowest = anchor.amin() if anchor.numel() else anchor.new_full((), torch.inf)
-        batch = None
-        if self.global_batch and torch.is_grad_enabled() and several_processes():
-            batch = GlobalBatch(anchor.numel(), torch.stack([peak.double(), lowest]))
-            peak, lowest = batch.facts[:, 0].amax(), batch.facts[:, 1].amin()
-        if (anchor.numel() if batch is None else batch.positives) == 0:
+        batch, known, peak, lowest = ranked_with(self.global_batch, anchor, peak)
+        if known == 0:
             nothing = scores[:0].sum() + sum(quality[:0].sum().to(scores.dtype) for quality in qualities)
             return APLossTerms(torch.where(peak < torch.inf, nothing, torch.nan), nothing.detach())
         in_range = (peak < SCORE_LIMIT) & (lowest > -SCORE_LIMIT)

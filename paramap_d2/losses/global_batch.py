@@ -49,6 +49,25 @@ class GlobalBatch:
         return sums
 
 
+def ranked_with(others: bool, anchor: Tensor, peak: Tensor) -> tuple[GlobalBatch | None, int, Tensor, Tensor]:
+    """What a ranking is over: the batches of all processes where ``others`` asks for that, there are several and
+    gradients are enabled, or else that of this process.
+
+    Args:
+        anchor: (..., P) float64, the scores of this process's positives.
+        peak: scalar, the highest score of its samples.
+
+    Returns:
+        The exchange, None for this process alone; and of all that is ranked how many positives there are (in each row
+        of ``anchor``), the highest score, and the lowest of the positives'.
+    """
+    lowest = anchor.amin() if anchor.numel() else anchor.new_full((), torch.inf)
+    if not (others and torch.is_grad_enabled() and several_processes()):
+        return None, anchor.shape[-1], peak, lowest
+    batch = GlobalBatch(anchor.shape[-1], torch.stack([peak.double(), lowest]))
+    return batch, batch.positives, batch.facts[:, 0].amax(), batch.facts[:, 1].amin()
+
+
 def _all_gather(own: Tensor, processes: int) -> list[Tensor]:
     parts = [torch.empty_like(own) for _ in range(processes)]
     dist.all_gather(parts, own)

@@ -133,17 +133,16 @@ class PairwiseSums:
         plain = {of[0]: self._base_weight * grads[0]}
         for slope, weight in zip(of[1:], grads[1:], strict=False):
             plain[slope] = plain.get(slope, 0) + weight
-        grad = torch.zeros_like(self._scores)
-        for index in _chunks(self._scores, self._lowest, len(self._anchor)):
-            grad[index] = sums_over_positives(self._scores[index], self._anchor, plain).to(grad.dtype)
         of_rated = sums_over_positives(self._rated_scores, self._anchor, plain)
         of_rated += self._extra * sums_over_positives(self._rated_scores, self._anchor, {of[0]: grads[0]})
         value = {self._functions[0].of_difference: grads[0]}
-        return grad, of_rated, sums_over_positives(self._rated_scores, self._anchor, value)
+        return self._at_samples(plain), of_rated, sums_over_positives(self._rated_scores, self._anchor, value)
 
     def of_samples(self, weight: Tensor) -> Tensor:
+        return self._at_samples({self._functions[0].of_difference: weight})
+
+    def _at_samples(self, terms: Mapping[OfDifferences, Tensor]) -> Tensor:
         result = torch.zeros_like(self._scores)
-        terms = {self._functions[0].of_difference: weight}
         for index in _chunks(self._scores, self._lowest, len(self._anchor)):
             result[index] = sums_over_positives(self._scores[index], self._anchor, terms).to(result.dtype)
         return result

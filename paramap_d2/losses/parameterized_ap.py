@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .functions import FUNCTION_NAMES, RankingFunction
-from .global_batch import GlobalBatch, several_processes
+from .global_batch import ranked_with
 from .pairwise import PairwiseSums, PairwiseSumsOfEach
 from .quality_functions import QualityFunctions
 from .ranking_loss import APLossTerms, RankingLoss
@@ -116,26 +116,12 @@ class ParameterizedAPLoss(RankingLoss):
         """The loss from positives by index, so that a head need not make an (N,) tensor of qualities.
 
         Args:
-            scores: (N,) logits; ignored samples stand at −inf.
+            scores: (N,) logits; ignored samples stand at −inf. Or (L, N), as in :meth:`terms_of_each`.
             positives: (P,) int64 indices into scores.
             quality: (P,) in [0, 1], theirs.
             rated_negatives: (E,) int64 indices of negatives with a quality other than 0, if there are any.
             negative_quality: (E,) theirs.
         """
-        return self._terms(scores, positives, quality, rated_negatives, negative_quality)
-
-    def terms_of_each(self, scores: Tensor, positives: Tensor, quality: Tensor) -> APLossTerms:
-        """All in one, as :meth:`RankingLoss.terms_of_each`; a NaN in one ranking makes all of them NaN."""
-        return self._terms(scores, positives, quality)
-
-    def _terms(
-        self,
-        scores: Tensor,
-        positives: Tensor,
-        quality: Tensor,
-        rated_negatives: Tensor | None = None,
-        negative_quality: Tensor | None = None,
-    ) -> APLossTerms:
         scores = scores.to(scores.dtype if scores.dtype == torch.float64 else torch.float32)
         samples = scores.detach()
         if scores.dim() > 1:
@@ -143,16 +129,12 @@ class ParameterizedAPLoss(RankingLoss):
         rated = positives.flatten()
         anchor = samples.flatten().index_select(0, rated).double().view(positives.shape)
         peak = _peak(samples)
-        lowest = anchor.amin() if anchor.numel() else anchor.new_full((), torch.inf)
         if negative_quality is not None:
             rated = torch.cat([rated, rated_negatives])
             probe = negative_quality.detach().sum()
             peak = peak + (probe - probe)  # NaN where one is no finite number
-        batch = None
-        if self.global_batch and torch.is_grad_enabled() and several_processes():
-            batch = GlobalBatch(anchor.shape[-1], torch.stack([peak.double(), lowest]))
-            peak, lowest = batch.facts[:, 0].amax(), batch.facts[:, 1].amin()
-        if (anchor.shape[-1] if batch is None else batch.positives) == 0:
+        batch, known, peak, lowest = ranked_with(self.global_batch, anchor, peak)
+        if known == 0:
             nothing = scores[..., :0].sum(-1) + quality[..., :0].sum(-1).to(scores.dtype)
             return APLossTerms(_nan_unless(peak < torch.inf, nothing), nothing.detach())
 
@@ -170,6 +152,10 @@ class ParameterizedAPLoss(RankingLoss):
             scores, quality, negative_quality, samples, anchor, rated, sums, batch, self
         )
         return APLossTerms(_nan_unless(sane, ranking), localization)
+
+    def terms_of_each(self, scores: Tensor, positives: Tensor, quality: Tensor) -> APLossTerms:
+        """All in one, as :meth:`RankingLoss.terms_of_each`; a NaN in one ranking makes all of them NaN."""
+        return self.terms(scores, positives, quality)
 
 
 def checked_functions(functions: Mapping[str, RankingFunction]) -> dict[str, RankingFunction]:

@@ -6,7 +6,7 @@ import torch
 
 from paramap_d2.losses import parameterized_ap, quality_functions, ranking_sums, small_arrays
 
-# The tests of this folder share its reference.py and cases.py.
+# The tests of this folder share its reference.py, cases.py and ranks.py.
 sys.path.insert(0, str(Path(__file__).parent))
 
 

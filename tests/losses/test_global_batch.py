@@ -1,16 +1,13 @@
 """Processes that rank their samples together train as one process with the whole batch. Every case of a number of
 processes runs in one spawn; each process gets a part of one batch and compares with the whole of it."""
 
-import datetime
 import math
-import os
-import traceback
 
 import pytest
 import torch
 from cases import SEARCHED, built
+from ranks import check_in_ranks
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from paramap_d2.losses import FUNCTION_NAMES, SIBLINGS, ParameterizedAPLoss
 
@@ -165,25 +162,14 @@ def check_that_what_is_sent_does_not_grow_with_the_samples(rank, processes):
             setattr(dist, name, call)
 
 
-def work(rank, processes, port, results):
-    torch.set_num_threads(1)
-    try:
-        address = f"tcp://127.0.0.1:{port}"
-        dist.init_process_group(
-            "gloo", init_method=address, rank=rank, world_size=processes, timeout=datetime.timedelta(seconds=60)
-        )
-        for one in range(1, processes + 1):
-            group = dist.new_group(list(range(one)))
-            if rank < one:
-                with only(group):
-                    check_all(rank, one)
-        check_that_validation_needs_nobody(rank, processes)
-        check_that_what_is_sent_does_not_grow_with_the_samples(rank, processes)
-        dist.barrier()
-        dist.destroy_process_group()
-    except Exception:
-        results.put(traceback.format_exc())
-        os._exit(1)
+def check_groups(rank, processes):
+    for one in range(1, processes + 1):
+        group = dist.new_group(list(range(one)))
+        if rank < one:
+            with only(group):
+                check_all(rank, one)
+    check_that_validation_needs_nobody(rank, processes)
+    check_that_what_is_sent_does_not_grow_with_the_samples(rank, processes)
 
 
 class only:
@@ -200,27 +186,8 @@ class only:
         dist.group.WORLD = self.whole
 
 
-def test_several_processes_train_as_one_with_the_whole_batch(tmp_path):
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
-    results = context.SimpleQueue()
-    children = [context.Process(target=work, args=(rank, 4, port, results)) for rank in range(4)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(400)
-    stuck = [child for child in children if child.is_alive()]
-    for child in stuck:
-        child.kill()
-    problems = []
-    while not results.empty():
-        problems.append(results.get())
-    assert not problems, problems[0]
-    assert not stuck and all(child.exitcode == 0 for child in children)
+def test_several_processes_train_as_one_with_the_whole_batch():
+    check_in_ranks(check_groups, 4, 4)
 
 
 def test_top_k_together_with_it_is_refused():

@@ -2,18 +2,13 @@
 each, the gradients of one process with the whole of it. One spawn serves all cases."""
 
 import copy
-import datetime
-import os
-import socket
-import traceback
 
 import detr
 import pytest
 import torch
 from detectors import build, losses
 from detectron2.utils.env import seed_all_rng
-from torch import distributed as dist
-from torch import multiprocessing as mp
+from ranks import check_in_ranks
 from torch.nn.parallel import DistributedDataParallel
 
 # Batch norm would tell a part from the whole by itself.
@@ -58,18 +53,6 @@ def check(rank, inputs):
             assert distance < most, (kind, loss, dtype, distance)
 
 
-def work(rank, port, inputs, results):
-    torch.set_num_threads(1)
-    try:
-        address, patience = f"tcp://127.0.0.1:{port}", datetime.timedelta(seconds=300)
-        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=patience)
-        check(rank, inputs)
-        dist.destroy_process_group()
-    except Exception:
-        results.put(traceback.format_exc())
-        os._exit(1)
-
-
 @pytest.mark.slow
 def test_the_averaged_gradient_is_that_of_the_whole_batch():
     inputs = [
@@ -77,21 +60,4 @@ def test_the_averaged_gradient_is_that_of_the_whole_batch():
         detr.image(96, 96, [], [], seed=2),
         detr.image(96, 96, [[4, 24, 40, 60]], [1], seed=3),
     ]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
-    results = context.SimpleQueue()
-    children = [context.Process(target=work, args=(rank, port, inputs, results)) for rank in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(400)
-    stuck = [child for child in children if child.is_alive()]
-    for child in stuck:
-        child.kill()
-    problems = []
-    while not results.empty():
-        problems.append(results.get())
-    assert not problems, problems[0]
-    assert not stuck and all(child.exitcode == 0 for child in children)
+    check_in_ranks(check, 2, inputs)

@@ -1,0 +1,55 @@
+"""Several processes that talk to each other by gloo, as several GPUs' do."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import multiprocessing as mp
+
+PATIENCE = 400
+"""Seconds; a busy machine takes minutes to start four processes."""
+
+
+def check_in_ranks(check: Callable[..., None], processes: int, *args: Any) -> None:
+    """Call ``check(rank, *args)``, a function of a module, in each of some new processes of one group, and fail with
+    the first traceback of theirs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = mp.get_context("spawn")
+    results = context.SimpleQueue()
+    children = [
+        context.Process(target=_work, args=(check, rank, processes, port, results, args)) for rank in range(processes)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(PATIENCE)
+    stuck = [child for child in children if child.is_alive()]
+    for child in stuck:
+        child.kill()
+    problems = []
+    while not results.empty():
+        problems.append(results.get())
+    assert not problems, problems[0]
+    assert not stuck and all(child.exitcode == 0 for child in children)
+
+
+def _work(check, rank, processes, port, results, args):
+    torch.set_num_threads(1)
+    try:
+        address, timeout = f"tcp://127.0.0.1:{port}", datetime.timedelta(seconds=300)
+        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=processes, timeout=timeout)
+        check(rank, *args)
+        dist.barrier()  # gloo does not survive a peer that leaves first
+        dist.destroy_process_group()
+    except Exception:
+        results.put(traceback.format_exc())
+        os._exit(1)
