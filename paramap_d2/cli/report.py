@@ -30,13 +30,13 @@ def build_parser() -> CommandParser:
 def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     from paramap_d2.search.report.page import write_report
-    from paramap_d2.search.space import SearchSpace
-    from paramap_d2.search.status import read_search
+    from paramap_d2.search.status import read_search, searched_space
 
     evaluations, settings = read_search(options.search)
+    space = searched_space(options.search, settings)
     path = options.output or options.search / "report.html"
     try:
-        write_report(evaluations, SearchSpace.described(settings["space"]), settings, path, options.search)
+        write_report(evaluations, space, settings, path, options.search)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     print(path)

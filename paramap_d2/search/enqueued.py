@@ -24,8 +24,8 @@ from . import heartbeat, lock
 from .algorithms import FIXED_LENGTH
 from .algorithms.sampling import rounded
 from .names import loss_names, short_name
-from .space import Genome, SearchSpace
-from .status import STORE
+from .space import Genome
+from .status import STORE, searched_space
 from .store import Store
 
 logger = logging.getLogger("paramap_d2.search")
@@ -116,12 +116,10 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
     folder = Path(output)
     with Store(folder / STORE, readonly=True) as store:
         settings, evaluations, told = store.settings(), store.evaluations(), store.told()
-    if "space" not in settings:
-        raise UserError(f"{folder} has not begun to search; give its first losses with --init")
+    space = searched_space(folder, settings)
     alive = lock.held(folder)
     if alive and not (folder / heartbeat.FILE).exists():
         raise UserError(f"the search that runs in {folder} is of an older version and takes nothing in; end it first")
-    space = SearchSpace.described(settings["space"])
     there = {tuple(genome): f"as {name!r}" for genome, name in loss_names(settings).items()}
     there |= {tuple(e.genome): f"evaluation {e.id}" for e in reversed(evaluations)}
     there |= {tuple(loss.genome): "it waits to be trained" for loss in waiting(folder)}

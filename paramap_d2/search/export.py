@@ -13,8 +13,7 @@ from paramap_d2.errors import UserError
 from paramap_d2.files import write_whole
 
 from .names import all_names
-from .space import SearchSpace
-from .status import read_search
+from .status import read_search, searched_space
 from .store import FINISHED, PROXIES, STOPPED, Evaluation
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def load(output: str | os.PathLike[str]) -> pandas.DataFrame:
     """
     pandas = _pandas()
     evaluations, settings = read_search(output)
-    names = SearchSpace.described(settings["space"]).gene_names
+    names = searched_space(output, settings).gene_names
     called = all_names(evaluations, settings)
     rows = [{"name": called[tuple(e.genome)], **_row(e, names)} for e in evaluations]
     return pandas.DataFrame(rows, columns=_columns(evaluations, names))
@@ -79,7 +78,7 @@ def _write_optuna(output: str | os.PathLike[str], path: Path) -> None:
     except ImportError:
         raise UserError("the export for Optuna needs the package optuna: pip install 'paramap_d2[analysis]'") from None
     evaluations, settings = read_search(output)
-    names, called = SearchSpace.described(settings["space"]).gene_names, all_names(evaluations, settings)
+    names, called = searched_space(output, settings).gene_names, all_names(evaluations, settings)
     metric = settings.get("metric", "AP")
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

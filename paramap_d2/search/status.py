@@ -11,7 +11,20 @@ from typing import Any
 
 from .candidates import fitness_text, ranked_candidates
 from .confirmation import verdict, verdict_text
-from .store import CONFIRM, ENQUEUED, FAILURES, FINAL, FINISHED, INTERRUPTED, REPEAT, STOPPED, Evaluation, Store
+from .space import SearchSpace
+from .store import (
+    CONFIRM,
+    ENQUEUED,
+    FAILURES,
+    FINAL,
+    FINISHED,
+    INTERRUPTED,
+    REPEAT,
+    STOPPED,
+    Evaluation,
+    Store,
+    StoreError,
+)
 
 STORE = "search.db"
 """The store's name in a search's output folder."""
@@ -96,6 +109,17 @@ def read_search(output: str | os.PathLike[str]) -> tuple[list[Evaluation], dict[
     """
     with Store(Path(output) / STORE, readonly=True) as store:
         return store.evaluations(), store.settings()
+
+
+def searched_space(output: str | os.PathLike[str], settings: Mapping[str, Any]) -> SearchSpace:
+    """What the genomes of the search in a folder stand for.
+
+    Raises:
+        StoreError: its settings were never written: it was ended as it began.
+    """
+    if "space" not in settings:
+        raise StoreError(f"{output} has not begun to search: there is nothing of it yet")
+    return SearchSpace.described(settings["space"])
 
 
 def duration(seconds: float) -> str:

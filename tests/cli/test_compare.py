@@ -60,3 +60,14 @@ def test_report_renders_the_page_anew(searches, capsys):
     assert "44.00" in fresh and f"MODEL.PARAM_AP.LOSS {folder / 'best.json'}" in fresh
     assert (folder / "report.html").read_text() == page
     assert run("report", [str(searches)]) == 2 and "no search there" in capsys.readouterr().err
+
+
+def test_a_search_that_was_ended_as_it_began_is_one_line_everywhere(tmp_path, capsys):
+    with Store(tmp_path / "search.db"):
+        pass
+    out = str(tmp_path)
+    export = ["export", [out, "--format", "csv", "--output", str(tmp_path / "rows.csv")]]
+    for command, words in (["report", [out]], export, ["enqueue", [out, "retinanet-coco"]]):
+        assert run(command, words) == 2
+        assert f"{out} has not begun to search" in capsys.readouterr().err
+    assert run("status", [out]) == 0 and {file.name for file in tmp_path.iterdir()} == {"search.db"}

@@ -10,16 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from paramap_d2.search.candidates import best_candidate, fitness_text
 from paramap_d2.search.life import TrainingNow, life_text, next_commands, read_life, training_name
 from paramap_d2.search.names import loss_names
-from paramap_d2.search.space import SearchSpace
-from paramap_d2.search.status import STORE, duration, progress, read_search
+from paramap_d2.search.status import STORE, duration, progress, read_search, searched_space
 from paramap_d2.search.store import FAILURES, Evaluation
 
-from .page import report_html
+from .page import report_html, template
 
 LATEST = 5
 """Failures told beside what runs; the report has all."""
@@ -37,13 +34,6 @@ class LivePage:
         self._lock = threading.Lock()
         self._stamp: tuple[Any, ...] | None = None
         self._report = ""
-        self._templates = Environment(
-            loader=FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         self._read()
 
     def page(self) -> str:
@@ -52,9 +42,9 @@ class LivePage:
         with self._lock:
             self._read()
             if not self._report:
-                space = SearchSpace.described(self._settings["space"])
+                space = searched_space(self._folder, self._settings)
                 self._report = report_html(self._evaluations, space, self._settings, self._folder)
-            head, script = (self._templates.get_template(f"live_{part}.html.jinja") for part in ("head", "script"))
+            head, script = (template(f"live_{part}.html.jinja") for part in ("head", "script"))
             now = f'<p id="connection" role="status"></p>\n{self._now()}'
             page = self._report.replace("</head>", f"{head.render()}</head>", 1)
             page = re.sub(
@@ -79,7 +69,7 @@ class LivePage:
         life = read_life(self._folder, evaluations, settings)
         names, best = loss_names(settings), best_candidate(evaluations)
         failed = [e for e in evaluations if e.status in FAILURES][: -LATEST - 1 : -1]
-        return self._templates.get_template("live.html.jinja").render(
+        return template("live.html.jinja").render(
             report="-".join(map(str, self._stamp or ())),
             life=life,
             detail=life_text(life, now).removeprefix(life.state),

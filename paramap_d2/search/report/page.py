@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from paramap_d2.errors import UserError
@@ -77,16 +77,17 @@ def write_report(
     write_whole(path, report_html(evaluations, space, settings, folder or Path(path).parent).encode())
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template beside this module, in the colours that all pictures have."""
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template(template)
-    return page.render(
+def template(name: str) -> Template:
+    """One of those beside this module."""
+    beside = FileSystemLoader(Path(__file__).parent)
+    return Environment(
+        loader=beside, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template(name)
+
+
+def render(name: str, **values: Any) -> str:
+    """A page from a template, in the colours that all pictures have."""
+    return template(name).render(
         light=drawing.LIGHT.names(),
         dark=drawing.DARK.names(),
         light_panel=drawing.LIGHT_PANEL,
