@@ -1,12 +1,11 @@
 #!/usr/bin/env python
 """Who finds how much by how many proxies: the algorithms on a surrogate of a real task.
 
-The proxies of real searches of one config (their stores, packed in ``benchmarks/results/`` or in a search's folder)
-are regressed on what they tried: AP on the five functions' values at eight places each and the log of the gradient
-scale. A proxy that was ended early counts with the AP that it would have come to, by a line through those that were
-trained to their end. Two regressions are tried, a Gaussian process and a random forest; the one whose
-predictions of held-out proxies rank them better (Spearman, ten folds) is the surrogate, and its error there, the
-trainings' noise included, the noise of the simulated proxies.
+The losses of real searches of one config (their stores, packed in ``benchmarks/results/`` or in a search's folder) are
+regressed on what they are: AP on the five functions' values at eight places each and the log of the gradient scale. A
+proxy that was ended early counts with what it would have come to, had it gone on as the others did. Two regressions are
+tried, a Gaussian process and a random forest; the one whose predictions of held-out losses rank them better (Spearman,
+ten folds) is the surrogate, and its error there, the trainings' noise included, the noise of the simulated proxies.
 
 Then every algorithm searches the surrogate from the identity, at an equal budget, many times. Told is what the
 surrogate gives for the algorithm's own centre (what a search confirms and hands over) after so many proxies, and how
@@ -17,7 +16,6 @@ predictions are never above the best that was seen.
 from __future__ import annotations
 
 import argparse
-import itertools
 import lzma
 import math
 import random
@@ -61,29 +59,6 @@ def features(genome: list[float], space) -> list[float]:
     return found
 
 
-def last_aps(evaluations: list) -> list[tuple[list[float], float]]:
-    """Genome and AP at the full length, of proxies alone."""
-    from paramap_d2.search.store import FINISHED, REPEAT, SEARCH, STOPPED
-
-    proxies = [e for e in evaluations if e.stage in (SEARCH, REPEAT) and e.counts]
-    looks: dict[int, list[tuple[float, float]]] = {}
-    for e in proxies:
-        if e.status == FINISHED:
-            for iteration, ap in e.curve:
-                looks.setdefault(int(iteration), []).append((ap, e.fitness))
-    lines = {at: numpy.polyfit(*zip(*pairs, strict=True), 1) for at, pairs in looks.items() if len(pairs) > 5}
-    found = []
-    for e in proxies:
-        if e.status == STOPPED:
-            at, ap = e.curve[-1]
-            if int(at) not in lines:
-                continue
-            found.append((e.genome, max(ap, float(numpy.polyval(lines[int(at)], ap)))))
-        else:
-            found.append((e.genome, e.fitness))
-    return found
-
-
 def regressions() -> dict:
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -102,15 +77,11 @@ def regressions() -> dict:
 class Surrogate:
     """AP by genome; fitted to what searches of one space have tried."""
 
-    def __init__(self, tried: list[tuple[list[float], float]], space):
+    def __init__(self, genomes, aps: numpy.ndarray, space):
         from scipy.stats import spearmanr
         from sklearn.model_selection import KFold, cross_val_predict
 
-        self.space, x, y = (
-            space,
-            numpy.array([features(g, space) for g, _ in tried]),
-            numpy.array([a for _, a in tried]),
-        )
+        self.space, x, y = space, numpy.array([features(g, space) for g in genomes]), aps
         self.best, self.scores = float(y.max()), {}
         folds = KFold(FOLDS, shuffle=True, random_state=0)
         for name, model in regressions().items():
@@ -149,12 +120,8 @@ def climb(surrogate: Surrogate, algorithm: str, population: int, budget: int, ru
 
 def table(surrogate: Surrogate, target: float, populations: dict[str, int], runs: int) -> str:
     budget = max(BUDGETS)
-    lines = [
-        "| algorithm | generation | "
-        + " | ".join(f"{b} proxies" for b in BUDGETS)
-        + f" | proxies to {target:.1f} AP |",
-        "| --- | ---: |" + " ---: |" * (len(BUDGETS) + 1),
-    ]
+    columns = ["algorithm", "generation", *(f"{b} proxies" for b in BUDGETS), f"proxies to {target:.1f} AP"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- | ---: |" + " ---: |" * (len(BUDGETS) + 1)]
     for algorithm, population in populations.items():
         climbs = [climb(surrogate, algorithm, population, budget, run) for run in range(runs)]
         cells = []
@@ -183,26 +150,32 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    from paramap_d2.errors import UserError
     from paramap_d2.losses import load_loss
-    from paramap_d2.search.space import SearchSpace
+    from paramap_d2.search.importance import learnt_from
+    from paramap_d2.search.status import searched_space
 
     options = parser().parse_args()
-    read = [read_store(path) for path in options.searches]
-    spaces = [settings["space"] for _, settings in read]
+    try:
+        read = [read_store(path) for path in options.searches]
+        spaces = [searched_space(path, settings) for path, (_, settings) in zip(options.searches, read, strict=True)]
+        reference = spaces[0].encode(load_loss(options.reference), options.reference)
+    except (UserError, OSError, lzma.LZMAError) as error:
+        raise SystemExit(f"error: {error}") from None
     if any(space != spaces[0] for space in spaces):
         raise SystemExit("error: the searches are of different spaces")
-    space = SearchSpace.described(spaces[0])
-    tried = list(itertools.chain.from_iterable(last_aps(evaluations) for evaluations, _ in read))
-    if len(tried) < 5 * FOLDS:
-        raise SystemExit(f"error: {len(tried)} proxies are too few to learn from; {5 * FOLDS} would do")
-    surrogate = Surrogate(tried, space)
-    print(f"{len(tried)} proxies, best {surrogate.best:.1f} AP; held out, ten folds:\n")
-    print(
-        "| regression | Spearman | of the better half | its root mean square error (AP) |\n| --- | ---: | ---: | ---: |"
-    )
+    space = spaces[0]
+    learnt = [learnt_from(evaluations) for evaluations, _ in read]  # each by how its own proxies went on
+    genomes, aps = (numpy.concatenate(parts) for parts in zip(*learnt, strict=True))
+    if len(genomes) < 5 * FOLDS:
+        raise SystemExit(f"error: {len(genomes)} losses are too few to learn from; {5 * FOLDS} would do")
+    surrogate = Surrogate(genomes, aps, space)
+    print(f"{len(genomes)} losses, best {surrogate.best:.1f} AP; held out, ten folds:\n")
+    print("| regression | Spearman | of the better half | its root mean square error (AP) |")
+    print("| --- | ---: | ---: | ---: |")
     for name, (rho, upper, error) in surrogate.scores.items():
         print(f"| {name} | {rho:.2f} | {upper:.2f} | {error:.1f} |")
-    target, start = surrogate([space.encode(load_loss(options.reference), options.reference), space.identity()])
+    target, start = surrogate([reference, space.identity()])
     print(f"\nBy the {surrogate.name}: {options.reference} {target:.1f} AP, the identity {start:.1f}.\n")
     populations = dict.fromkeys(("ga", "cmaes", "random"), options.population) | {"ppo": options.ppo_population}
     print(table(surrogate, target, populations, options.runs))

@@ -67,10 +67,9 @@ def ranked_candidates(evaluations: Iterable[Evaluation]) -> list[Candidate]:
 
     Those with a final training of the latest round come first, by its mean fitness; of several lengths the longest
     counts. A search that goes on after its finals begins another round: what they said is said of the losses that there
-    were then. The others
-    stand by the mean fitness of their proxies, those with several seeds before those with one if there are any: a
-    single run may be a lucky one. Of equals, the first that was asked for stands first. Confirming trainings are passed
-    over.
+    were then. The others stand by the mean fitness of their proxies, those with several seeds before those with one if
+    there are any: a single run may be a lucky one. Of equals, the first that was asked for stands first. Confirming
+    trainings are passed over.
     """
     proxies, finals = [], []
     for e in evaluations:

@@ -65,7 +65,7 @@ def importance(evaluations: Iterable[Evaluation], space: SearchSpace) -> Importa
         from sklearn.model_selection import KFold
     except ImportError:
         raise UserError("the importance of genes needs scikit-learn: pip install 'paramap_d2[analysis]'") from None
-    genomes, fitness = _learnt_from(evaluations)
+    genomes, fitness = learnt_from(evaluations)
     if len(genomes) < LEAST or np.ptp(fitness) == 0:
         return None
     names = space.gene_names
@@ -117,27 +117,30 @@ def _r2(judged: _Grouped, rows: np.ndarray, fitness: np.ndarray) -> float:
     return r2_score(fitness, judged.predict(rows))
 
 
-def _learnt_from(evaluations: Iterable[Evaluation]) -> tuple[np.ndarray, np.ndarray]:
-    """(n, genes) and (n,): the genomes and their mean fitnesses."""
+def learnt_from(evaluations: Iterable[Evaluation]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, genes) and (n,): the genomes, the latest :data:`MOST`, and their mean fitnesses, as :func:`importance` learns
+    them."""
     proxies = [e for e in evaluations if e.counts and e.stage in PROXIES]
-    growth = _growth(proxies)
+    lines = _lines(proxies)
     by_genome: dict[tuple[float, ...], list[float]] = {}
     for e in proxies:
-        further = growth.get(e.iterations, 1.0) if e.status == STOPPED else 1.0
-        by_genome.setdefault(tuple(e.genome), []).append(further * e.fitness)
+        fitness = e.fitness
+        if e.status == STOPPED and e.iterations in lines:
+            fitness = max(fitness, float(np.polyval(lines[e.iterations], fitness)))
+        by_genome.setdefault(tuple(e.genome), []).append(fitness)
     latest = list(by_genome.items())[-MOST:]
     return np.array([genome for genome, _ in latest]), np.array([statistics.fmean(found) for _, found in latest])
 
 
-def _growth(proxies: Iterable[Evaluation]) -> dict[int, float]:
-    """By iterations: how many times higher the fitness of those that were trained to the end was there than then, the
-    median. Without it a proxy that ended early would say when it ended and little else."""
-    ratios: dict[int, list[float]] = {}
+def _lines(proxies: Iterable[Evaluation]) -> dict[int, np.ndarray]:
+    """By iterations: the straight line from the fitness there to that at the end, of those that were trained to the
+    end. Without it a proxy that ended early would say when it ended and little else."""
+    pairs: dict[int, list[tuple[float, float]]] = {}
     for e in proxies:
         for iteration, fitness in e.curve if e.status == FINISHED else ():
-            if fitness > 0:
-                ratios.setdefault(int(iteration), []).append(e.fitness / fitness)
-    return {iteration: statistics.median(found) for iteration, found in ratios.items()}
+            pairs.setdefault(int(iteration), []).append((fitness, e.fitness))
+    known = {at: found for at, found in pairs.items() if len({there for there, _ in found}) > 2}
+    return {at: np.polyfit(*zip(*found, strict=True), 1) for at, found in known.items()}
 
 
 def _function_of(gene: str) -> str:
