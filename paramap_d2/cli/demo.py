@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,7 +82,7 @@ def train(trainings: dict[Path, list[str]]) -> None:
     )
     running = {}
     try:
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        with Progress(*columns, console=console) as progress:
             for folder, command in trainings.items():
                 folder.mkdir(parents=True, exist_ok=True)
                 with open(folder / "output.txt", "w") as output:
@@ -144,6 +145,7 @@ def draw_detections(config: Path, folder: Path, picture: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     out = Path(build_parser().parse_args(arguments).output_dir)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what it has started ends with it
     config = Path(get_config_file(CONFIG))
     if config.is_relative_to(Path.cwd()):  # in a checkout
         config = config.relative_to(Path.cwd())
