@@ -81,6 +81,32 @@ def test_it_is_fresh_and_no_report_is_drawn_twice(search, ask, monkeypatch):
     assert len(drawn) == 2
 
 
+def test_a_report_that_takes_long_is_drawn_seldom(search, monkeypatch):
+    clock, drawn = [0.0], []
+
+    def draw(*_):
+        drawn.append(1)
+        clock[0] += 5
+        return "<html><head></head><body><main></main></body></html>"
+
+    monkeypatch.setattr(live, "report_html", draw)
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    page = live.LivePage(search)
+    before = page.page()
+    with Store(search / "search.db") as store:
+        store.add(evaluation(1, 33.0))
+        stamp = 'data-report="' + before.partition('data-report="')[2].partition('"')[0] + '"'
+        now = page.now()
+        assert "2 of 8 evaluations" in now and stamp in now  # told at once, and no reason to ask for the page again
+        page.page()
+        assert len(drawn) == 1
+        clock[0] += live.REST * 5
+        assert stamp not in page.now()
+        page.page()
+        page.page()
+    assert len(drawn) == 2
+
+
 def test_nothing_else_is_served(ask):
     for path in ("search.db", "../search.db", "live/", "status.json"):
         with pytest.raises(urllib.error.HTTPError, match="404"):

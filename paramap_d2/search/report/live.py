@@ -21,6 +21,9 @@ from .page import report_html, template
 LATEST = 5
 """Failures told beside what runs; the report has all."""
 
+REST = 20
+"""Times as long as drawing the report took, it is not drawn again: the search has the processors."""
+
 
 class LivePage:
     """The page of the search in a folder, which is only read; for any number of threads.
@@ -33,17 +36,21 @@ class LivePage:
         self._folder = Path(output)
         self._lock = threading.Lock()
         self._stamp: tuple[Any, ...] | None = None
-        self._report = ""
+        self._report, self._reported = "", None  # of which stamp
+        self._drawn, self._took = 0.0, 0.0
         self._read()
 
     def page(self) -> str:
-        """The whole page, which keeps itself fresh by asking for :meth:`now` and, where the store has changed, for
-        itself."""
+        """The whole page, which keeps itself fresh by asking for :meth:`now` and, where the store has changed and the
+        report is due, for itself."""
         with self._lock:
             self._read()
-            if not self._report:
+            if self._due():
+                begin = time.monotonic()
                 space = searched_space(self._folder, self._settings)
                 self._report = report_html(self._evaluations, space, self._settings, self._folder)
+                self._reported, self._drawn = self._stamp, time.monotonic()
+                self._took = self._drawn - begin
             head, script = (template(f"live_{part}.html.jinja") for part in ("head", "script"))
             now = f'<p id="connection" role="status"></p>\n{self._now()}'
             page = self._report.replace("</head>", f"{head.render()}</head>", 1)
@@ -62,7 +69,12 @@ class LivePage:
         stamp = _stamp(self._folder / STORE)
         if stamp != self._stamp or stamp is None:
             self._evaluations, self._settings = read_search(self._folder)
-            self._stamp, self._report = stamp, ""
+            self._stamp = stamp
+
+    def _due(self) -> bool:
+        """Whether the report is to be drawn anew."""
+        rested = time.monotonic() - self._drawn >= REST * self._took
+        return not self._report or (self._reported != self._stamp and rested)
 
     def _now(self) -> str:
         evaluations, settings, now = self._evaluations, self._settings, time.time()
@@ -70,7 +82,7 @@ class LivePage:
         names, best = loss_names(settings), best_candidate(evaluations)
         failed = [e for e in evaluations if e.status in FAILURES][: -LATEST - 1 : -1]
         return template("live.html.jinja").render(
-            report="-".join(map(str, self._stamp or ())),
+            report="-".join(map(str, (self._stamp if self._due() else self._reported) or ())),
             life=life,
             detail=life_text(life, now).removeprefix(life.state),
             metric=settings.get("metric", "AP"),
