@@ -91,7 +91,10 @@ def build_parser() -> CommandParser:
     )
     p.add_argument("--cpus-per-proxy", type=positive, metavar="N", help="with ray (default: a fair share)")
     p.add_argument(
-        "--gpus-per-proxy", type=float, metavar="N", help="with ray: 1, or a fraction to share one (default 0)"
+        "--gpus-per-proxy",
+        type=float,
+        metavar="N",
+        help="with ray: 1, a fraction to share one, or several that train a proxy together (default 0)",
     )
     p.add_argument(
         "--algorithm",

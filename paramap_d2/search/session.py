@@ -25,7 +25,8 @@ from .deadline import Deadline, TimeUp
 from .display import ProgressBar, lines
 from .enqueued import Intake
 from .evolution import GenerationEnd, Schedule, evolve, generation_line, write_results
-from .executors.local import Executor, InlineExecutor, ProcessExecutor, processors
+from .executors.local import Evaluate, Executor, InlineExecutor, ProcessExecutor, processors
+from .executors.ray import RayExecutor, check_gpus
 from .heartbeat import INTERRUPTED, TRAININGS, Heartbeat
 from .lock import only_one
 from .main_guard import check_main_guard
@@ -33,6 +34,7 @@ from .metric import check_metric
 from .names import loss_names
 from .options import SearchOptions
 from .proxies.config import ProxyConfig, read_proxy_config
+from .proxies.distributed import DistributedProxy
 from .proxies.failures import first_line
 from .proxies.proxy import Proxy
 from .proxies.versions import versions
@@ -62,7 +64,8 @@ def run_search(options: SearchOptions) -> Candidate:
 
     folder = Path(options.output_dir)
     schedule = _schedule(options)
-    config = read_proxy_config(options.config_file, options.opts, options.imports)
+    processes = _processes(options)
+    config = read_proxy_config(options.config_file, options.opts, options.imports, processes)
     searched, fixed = _searched_and_fixed(options, config.heads)
     space = SearchSpace(searched, options.points, options.mode, options.fix_grad_scale, fixed)
     before = _stored_settings(folder) if options.resume else {}
@@ -120,7 +123,8 @@ def run_search(options: SearchOptions) -> Candidate:
                 running=str(folder / TRAININGS),
                 finalists=str(folder / "finalists") if options.keep_finalists else None,
             )
-            return _run(options, folder, space, algorithm, schedule, proxy, executor, store)
+            evaluate = proxy if processes == 1 else DistributedProxy(proxy, processes)
+            return _run(options, folder, space, algorithm, schedule, evaluate, executor, store)
     finally:
         executor.close()
 
@@ -167,7 +171,7 @@ def _run(
     space: SearchSpace,
     algorithm: Algorithm,
     schedule: Schedule,
-    proxy: Proxy,
+    evaluate: Evaluate,
     executor: Executor,
     store: Store,
 ) -> Candidate:
@@ -216,7 +220,7 @@ def _run(
             with deadline.raised():
                 evolve(
                     algorithm,
-                    proxy,
+                    evaluate,
                     executor,
                     store,
                     schedule,
@@ -308,6 +312,13 @@ def _stored_individuals(before: Mapping[str, Any], options: SearchOptions, space
     return before.get("initial") if same and before.get("space") == space.describe() else None
 
 
+def _processes(options: SearchOptions) -> int:
+    """That train one proxy together, one on each of its GPUs."""
+    gpus = options.gpus_per_proxy or 0.0
+    check_gpus(gpus)
+    return max(1, int(gpus))
+
+
 def _executor(options: SearchOptions) -> Executor:
     # More would never have a proxy, and their share of the processors would lie idle.
     workers = min(options.workers, max(options.population, 2 * options.confirm))
@@ -325,8 +336,6 @@ def _executor(options: SearchOptions) -> Executor:
     if options.executor == "process":
         check_main_guard("run_search")
         return ProcessExecutor(workers, options.timeout, options.threads)
-    from .executors.ray import RayExecutor
-
     share = 1 if options.ray_address else max(1, processors() // max(1, workers))
     return RayExecutor(
         workers,

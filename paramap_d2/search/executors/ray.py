@@ -69,7 +69,7 @@ class RayExecutor:
         address: of a running cluster, ``host:port`` or ``auto`` for the one of this machine; None starts a local Ray
             with room for all workers, whether this machine has as many processors or not.
         cpus: processors of each proxy.
-        gpus: of each proxy, 0 to 1; a fraction shares a GPU.
+        gpus: of each proxy: a fraction shares a GPU, more than one are a whole number of one machine's.
         threads: torch threads of each proxy; by default as many as its processors.
         environment: variables that workers take over from the search, beside :data:`FORWARDED`.
 
@@ -93,10 +93,7 @@ class RayExecutor:
             raise UserError(f"--timeout must be a positive number of seconds, not {timeout:g}")
         if not 0 < cpus < math.inf:
             raise UserError(f"--cpus-per-proxy must be a positive number, not {cpus:g}")
-        if not 0 <= gpus <= 1:
-            raise UserError(
-                f"--gpus-per-proxy must be from 0 to 1, for a proxy is one process on one GPU, not {gpus:g}"
-            )
+        check_gpus(gpus)
         self.workers, self.timeout = workers, timeout
         self.threads = threads or max(1, int(cpus))
         self._slots = [_Slot(number) for number in range(workers)]
@@ -218,6 +215,15 @@ class _Worker:
 
     def attempt(self, evaluate: Evaluate, task: Task) -> Outcome:
         return attempt(evaluate, task)
+
+
+def check_gpus(gpus: float) -> None:
+    """
+    Raises:
+        UserError: a proxy cannot have so many GPUs.
+    """
+    if not 0 <= gpus <= 1 and not (1 < gpus < math.inf and gpus == int(gpus)):
+        raise UserError(f"--gpus-per-proxy must be a fraction of one GPU or a whole number of them, not {gpus:g}")
 
 
 def _import_ray() -> Any:

@@ -27,17 +27,24 @@ class Checkpoint:
     identity: str
 
     def save(self, trainer: Any, extra: dict[str, Any]) -> None:
-        """After an iteration of a Detectron2 trainer, with plain values of the caller's own."""
+        """After an iteration of a Detectron2 trainer, with plain values of the caller's own; by all ranks together."""
         import numpy
         import torch
+        from detectron2.utils import comm
 
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        generators = random.getstate(), numpy.random.get_state(), torch.random.get_rng_state(), cuda
+        # A normalization's statistics are each rank's own, too: Detectron2 does not broadcast them.
+        buffers = {name: value.cpu() for name, value in trainer.model.named_buffers()}
+        ranks = comm.gather((generators, buffers))
+        if not comm.is_main_process():
+            return
         state = {
             "identity": self.identity,
             "iteration": trainer.iter + 1,
             "model": trainer.model.state_dict(),
             "trainer": trainer.state_dict(),
-            "random": (random.getstate(), numpy.random.get_state(), torch.random.get_rng_state()),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "ranks": ranks,
             "extra": extra,
         }
         part = self.path.with_suffix(".part")
@@ -56,6 +63,7 @@ class Checkpoint:
         """
         import numpy
         import torch
+        from detectron2.utils import comm
 
         if not self.path.exists():
             return 0, {}
@@ -68,12 +76,14 @@ class Checkpoint:
             batches = getattr(trainer, "_trainer", trainer)._data_loader_iter
             for _ in range(state["iteration"]):
                 next(batches)
-        python, of_numpy, of_torch = state["random"]
+        (python, of_numpy, of_torch, cuda), buffers = state["ranks"][comm.get_rank()]
+        for name, value in trainer.model.named_buffers():
+            value.copy_(buffers[name])
         random.setstate(python)
         numpy.random.set_state(of_numpy)
         torch.random.set_rng_state(of_torch)
-        if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if cuda and len(cuda) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(cuda)
         return state["iteration"], state["extra"]
 
     def remove(self) -> None:
@@ -89,5 +99,7 @@ def keep_weights(model: Any, loss_file: Path, path: Path) -> None:
     import torch
 
     path.parent.mkdir(exist_ok=True)
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model = model.module
     write_whole(path, lambda part: torch.save({"model": model.state_dict()}, part))
     write_whole(path.with_suffix(".json"), lambda part: shutil.copyfile(loss_file, part))

@@ -51,7 +51,8 @@ class ProxyConfig(Protocol):
         ...
 
     def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
-        """Train from the seed with a loss file, without checkpoints or events; the figures on the test data.
+        """Train from the seed with a loss file, without checkpoints or events; the figures on the test data, in every
+        rank of a distributed training.
 
         Args:
             watch: makes a hook of the training, which it gives a function that evaluates the model as it is; the hook's
@@ -62,18 +63,20 @@ class ProxyConfig(Protocol):
 
 
 def read_proxy_config(
-    config_file: str | os.PathLike[str], opts: Sequence[str] = (), imports: Sequence[str] = ()
+    config_file: str | os.PathLike[str], opts: Sequence[str] = (), imports: Sequence[str] = (), processes: int = 1
 ) -> ProxyConfig:
     """A config file (.py: a LazyConfig) with its proxy options and those given, which have the last word.
 
     Args:
         imports: modules to import before the config is read, and in every process that trains it.
+        processes: that train one proxy together.
 
     Raises:
-        UserError: it cannot be read, its data is not there, its detector has no loss to search, nothing evaluates it.
+        UserError: it cannot be read, its data is not there, its detector has no loss to search, nothing evaluates it,
+            its batch cannot be shared among the processes.
     """
     kind = LazyProxyConfig if os.fspath(config_file).endswith(".py") else YamlProxyConfig
-    return kind.read(config_file, opts, UserCode.named(imports))
+    return kind.read(config_file, opts, UserCode.named(imports), processes)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ class YamlProxyConfig:
     loss_keys = ["MODEL.PARAM_AP.LOSS"]
 
     @classmethod
-    def read(cls, config_file: str | os.PathLike[str], opts: Sequence[str], code: UserCode) -> YamlProxyConfig:
+    def read(
+        cls, config_file: str | os.PathLike[str], opts: Sequence[str], code: UserCode, processes: int = 1
+    ) -> YamlProxyConfig:
         from paramap_d2.config import check_config, detector_heads, merge_options, parse_config, read_config
 
         cfg = read_config(config_file, opts, code.add_keys())
@@ -104,14 +109,14 @@ class YamlProxyConfig:
         if not cfg.DATASETS.TEST:
             raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
         check_config(cfg, fitness=True)
-        cfg = _of_a_proxy(cfg)
+        cfg = _of_a_proxy(cfg, processes)
         if cfg.SOLVER.MAX_ITER < 1:
             raise UserError(f"SOLVER.MAX_ITER must be at least 1, not {cfg.SOLVER.MAX_ITER}")
         if cfg.PROXY.TRAINER:
             code.trainer(cfg.PROXY.TRAINER)
         own = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "PROXY.OPTS", "MODEL.PARAM_AP.CALIBRATE_ON", *cls.loss_keys)
         own += ("SOLVER.CHECKPOINT_PERIOD",)
-        settings = _without(_flat(cfg), own)
+        settings = _without(_flat(cfg), own) | _shared(processes, "SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
         return cls(
             cfg.dump(),
             heads,
@@ -166,6 +171,7 @@ class YamlProxyConfig:
         return Two.test(cfg, Two.build_model(cfg))
 
     def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
+        from detectron2.utils import comm
         from detectron2.utils.env import seed_all_rng
 
         from paramap_d2.engine.cpu_speed import fast_training
@@ -177,12 +183,12 @@ class YamlProxyConfig:
         cfg.SOLVER.MAX_ITER = iterations or cfg.SOLVER.MAX_ITER
         cfg.freeze()
         with fast_training() if cfg.MODEL.PARAM_AP.FAST_CPU else nullcontext():
-            seed_all_rng(seed)
+            seed_all_rng(seed + comm.get_rank())
             trainer = self._trainer(cfg)(cfg)
             trainer.resume_or_load(resume=False)
 
             def evaluate() -> Results:
-                return trainer.test(cfg, trainer.model)
+                return comm.all_gather(trainer.test(cfg, trainer.model))[0]
 
             hook = watch(evaluate)
             trainer.register_hooks([hook])
@@ -207,7 +213,9 @@ class LazyProxyConfig:
     defaults = MappingProxyType({})
 
     @classmethod
-    def read(cls, config_file: str | os.PathLike[str], opts: Sequence[str], code: UserCode) -> LazyProxyConfig:
+    def read(
+        cls, config_file: str | os.PathLike[str], opts: Sequence[str], code: UserCode, processes: int = 1
+    ) -> LazyProxyConfig:
         import cloudpickle
 
         from paramap_d2.config import lazy as lazy_config
@@ -230,13 +238,14 @@ class LazyProxyConfig:
         keys = lazy_config.loss_keys(cfg)
         own = ("train.output_dir", "train.seed", "train.device", "train.calibrate_on", *keys)
         own += ("train.checkpointer.period", "train.checkpointer.max_to_keep")
+        batch = "dataloader.train.total_batch_size"
         settings = {k: v for k, v in lazy_config.settings(cfg).items() if not k.startswith("proxy.opts")}
         return cls(
             cloudpickle.dumps(cfg),
             heads,
             lazy_config.OmegaConf.select(cfg, keys[0]),
             keys,
-            _without(settings, own),
+            _without(settings, own) | _shared(processes, batch, lazy_config.OmegaConf.select(cfg, batch)),
             tuple(lazy_config.dataset_names(cfg)),
             lazy_config.target(cfg.dataloader.evaluator) is not build_evaluator,
             code,
@@ -263,6 +272,7 @@ class LazyProxyConfig:
 
     def train(self, loss_file: Path, folder: Path, seed: int, watch: Watch, iterations: int | None = None) -> Results:
         from detectron2.checkpoint import DetectionCheckpointer
+        from detectron2.utils import comm
         from detectron2.utils.env import seed_all_rng
 
         from paramap_d2.config import lazy as lazy_config
@@ -274,13 +284,14 @@ class LazyProxyConfig:
         cfg.train.seed = seed
         cfg.train.max_iter = iterations or cfg.train.max_iter
         with fast_training() if cfg.train.fast_cpu else nullcontext():
-            seed_all_rng(seed)
+            seed_all_rng(seed + comm.get_rank())
             trainer = lazy_training.build_trainer(cfg)
             DetectionCheckpointer(trainer.model).load(cfg.train.init_checkpoint)
 
             def evaluate() -> Results:
                 batch = lazy_config.OmegaConf.select(cfg, "dataloader.train.total_batch_size") or 1
-                return lazy_training.evaluate(cfg, trainer.model, batch if cfg.train.fast_cpu else None)
+                found = lazy_training.evaluate(cfg, trainer.model, batch if cfg.train.fast_cpu else None)
+                return comm.all_gather(found)[0]
 
             hook = watch(evaluate)
             trainer.register_hooks([hook])
@@ -289,17 +300,27 @@ class LazyProxyConfig:
             return evaluate()
 
 
-def _of_a_proxy(cfg: CfgNode) -> CfgNode:
-    """The config as one process trains and evaluates it for a fitness; what that changes is said."""
+def _shared(processes: int, key: str, images: int | None) -> dict[str, str]:
+    """The setting of proxies that several processes train; a batch that cannot be shared among them is a UserError."""
+    if processes == 1:
+        return {}
+    if images is not None and images % processes:
+        raise UserError(f"{key} {images} must be a multiple of --gpus-per-proxy {processes}")
+    return {"--gpus-per-proxy": str(processes)}
+
+
+def _of_a_proxy(cfg: CfgNode, processes: int) -> CfgNode:
+    """The config as so many processes train and evaluate it for a fitness; what that changes is said."""
     from detectron2.engine import DefaultTrainer
 
     cfg = cfg.clone()
-    if cfg.SOLVER.REFERENCE_WORLD_SIZE > 1:  # a trainer would do the same, and train longer than it was asked to
-        workers = cfg.SOLVER.REFERENCE_WORLD_SIZE
-        cfg = DefaultTrainer.auto_scale_workers(cfg, 1)
+    # A trainer would do the same, and train longer than it was asked to.
+    if (workers := cfg.SOLVER.REFERENCE_WORLD_SIZE) not in (0, processes):
+        cfg = DefaultTrainer.auto_scale_workers(cfg, processes)
         logger.warning(
-            "SOLVER.REFERENCE_WORLD_SIZE %d: a proxy is one process, and trains %d iterations of %d images",
+            "SOLVER.REFERENCE_WORLD_SIZE %d: a proxy is %s, and trains %d iterations of %d images",
             workers,
+            "one process" if processes == 1 else f"{processes} processes",
             cfg.SOLVER.MAX_ITER,
             cfg.SOLVER.IMS_PER_BATCH,
         )

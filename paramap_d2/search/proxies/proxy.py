@@ -106,7 +106,8 @@ class HopelessError(Exception):
 
 @dataclass(frozen=True)
 class Proxy:
-    """Evaluates tasks: trains the config with a genome's loss from the task's seed, and evaluates it.
+    """Evaluates tasks: trains the config with a genome's loss from the task's seed, and evaluates it. In a distributed
+    process it is one rank of a training (see :class:`paramap_d2.search.proxies.distributed.DistributedProxy`).
 
     Calling it never raises for what a training can do wrong; the outcome says what happened. It imports Detectron2
     and torch only when called, and is sent to worker processes as it is.
@@ -131,12 +132,15 @@ class Proxy:
     finalists: str | None = None
 
     def __call__(self, task: Task) -> Outcome:
-        folder = self._folder_of(task)
+        from detectron2.utils import comm
+
+        folder = self.folder_of(task)
         folder.mkdir(parents=True, exist_ok=True)
         outcome = Outcome(FAILED, started=time.time(), versions=versions())
         begin = time.perf_counter()
         log_path, hooks = self.log(task), []
-        progress = TrainingProgress(self.running and Path(self.running) / f"{task.name}.json")
+        watched = self.running and comm.is_main_process()
+        progress = TrainingProgress(Path(self.running) / f"{task.name}.json" if watched else None)
         with _logging_to(log_path):
             try:
                 self._evaluate(task, folder, outcome, hooks, progress)
@@ -163,13 +167,17 @@ class Proxy:
             return None
         what = [task.genome, task.seed, task.iterations, dict(self.config.settings)]
         identity = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-        return TrainingState(self._folder_of(task) / "checkpoint.pth", self.checkpoint_every, identity)
+        return TrainingState(self.folder_of(task) / "checkpoint.pth", self.checkpoint_every, identity)
 
     def log(self, task: Task) -> Path:
-        """Where a task's output goes, each attempt's to a file of its own."""
-        return self._folder_of(task) / ("log.txt" if task.attempt == 1 else f"log_{task.attempt}.txt")
+        """Where a task's output goes, each attempt's and each rank's to a file of its own."""
+        from detectron2.utils import comm
 
-    def _folder_of(self, task: Task) -> Path:
+        attempt = "" if task.attempt == 1 else f"_{task.attempt}"
+        rank = "" if comm.is_main_process() else f"_rank{comm.get_rank()}"
+        return self.folder_of(task) / f"log{attempt}{rank}.txt"
+
+    def folder_of(self, task: Task) -> Path:
         return Path(self.folder) / task.name
 
     def _failed(self, outcome: Outcome, error: BaseException, hooks: Sequence[HookBase]) -> None:
@@ -183,6 +191,8 @@ class Proxy:
     def _evaluate(
         self, task: Task, folder: Path, outcome: Outcome, hooks: list[HookBase], progress: TrainingProgress
     ) -> None:
+        from detectron2.utils import comm
+
         from paramap_d2.losses import save_loss
 
         loss_file = folder / "loss.json"
@@ -194,7 +204,7 @@ class Proxy:
             return hooks[-1]
 
         def trained(model: Module) -> None:
-            if self.finalists is not None and task.stage in (FINAL, CONFIRM):
+            if self.finalists is not None and comm.is_main_process() and task.stage in (FINAL, CONFIRM):
                 try:
                     keep_weights(model, loss_file, Path(self.finalists) / f"{task.stage}_{task.name}.pth")
                 except (OSError, RuntimeError):  # a full disk costs the weights, and not the training
@@ -234,6 +244,7 @@ def _watch(
         trained: is given the model after the last iteration.
     """
     from detectron2.engine import HookBase
+    from detectron2.utils import comm
 
     class Watch(HookBase):
         """Ends a training whose losses stay at 1 or that is hopeless, counts its iterations, leaves the loss curve in
@@ -261,12 +272,8 @@ def _watch(
             self.tell("training")
 
         def after_step(self) -> None:
-            self.loss = loss = self.trainer.storage.latest()["total_loss"][0]
-            self.stuck = self.stuck + 1 if loss > 0.5 and abs(loss - round(loss)) <= STUCK_MARGIN else 0
-            if self.stuck > STUCK_ITERATIONS:
-                raise StuckError(f"the loss stayed at {loss:.0f} for more than {STUCK_ITERATIONS} iterations")
-            if self.trainer.iter % 10 == 0:
-                logging.getLogger("paramap_d2").info("iteration %d loss %.4f", self.trainer.iter, loss)
+            if comm.is_main_process():  # which alone is told the losses
+                self.look_at(self.trainer.storage.latest()["total_loss"][0])
             outcome.iterations = self.trainer.iter + 1
             if outcome.iterations in self.thresholds and outcome.iterations < outcome.planned:
                 self.check(self.thresholds[outcome.iterations])
@@ -274,6 +281,14 @@ def _watch(
                 state.save(self.trainer, {"stuck": self.stuck, "curve": outcome.curve})
             if progress.due():
                 self.tell("training")
+
+        def look_at(self, loss: float) -> None:
+            self.loss = loss
+            self.stuck = self.stuck + 1 if loss > 0.5 and abs(loss - round(loss)) <= STUCK_MARGIN else 0
+            if self.stuck > STUCK_ITERATIONS:
+                raise StuckError(f"the loss stayed at {loss:.0f} for more than {STUCK_ITERATIONS} iterations")
+            if self.trainer.iter % 10 == 0:
+                logging.getLogger("paramap_d2").info("iteration %d loss %.4f", self.trainer.iter, loss)
 
         def after_train(self) -> None:
             if 0 < outcome.iterations == outcome.planned:
