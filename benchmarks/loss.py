@@ -198,6 +198,20 @@ def compare(samples: int, positives: int, situation: str, args: argparse.Namespa
     return rows
 
 
+def threads_over_one(samples: int, positives: int, situation: str, args: argparse.Namespace) -> float:
+    """Time of ``terms()`` on the given threads over that on one. These two alone take turns: after others, threads that
+    still wait for more to share would be in the way."""
+    batch = draw(samples, positives, situation, args.device)
+    loss_fn = ParameterizedAPLoss(load_loss("retinanet-coco")["dense"].functions)
+
+    def on(threads: int) -> None:
+        torch.set_num_threads(threads)
+        with_terms(loss_fn, batch)
+
+    times = seconds({str(threads): partial(on, threads) for threads in (1, args.threads)}, 4 * args.repeats, args)
+    return times[str(args.threads)] / times["1"]
+
+
 def show(rows: list[dict]) -> None:
     first = rows[0]
     print(f"\nN = {first['samples']:,}, P = {first['positives']:,}, {first['situation']}")
@@ -308,6 +322,10 @@ def main() -> None:
         for situation in ("early", "late"):
             rows += (table := compare(samples, positives, situation, args))
             show(table)
+            if args.threads > 1 and args.device == "cpu":
+                ratio = threads_over_one(samples, positives, situation, args)
+                table[0]["terms_on_threads_over_one"] = ratio
+                print(f"terms() on {args.threads} threads over one: {ratio:.2f}")
     print()
     grown = growth(args) if args.plot else []
     if args.plot:

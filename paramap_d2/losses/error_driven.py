@@ -12,6 +12,7 @@ from .global_batch import ranked_with
 from .pairwise import PairwiseSums
 from .ranking_loss import APLossTerms, RankingLoss
 from .ranking_sums import SCORE_LIMIT, BucketSums
+from .score_range import highest, nan_unless
 
 
 def soft_step(delta: float) -> PiecewiseLinear:
@@ -73,18 +74,17 @@ class ErrorDrivenLoss(RankingLoss):
         scores = scores if scores.dtype == torch.float64 else scores.float()
         samples = scores.detach()
         anchor = samples.index_select(0, positives).double()
-        peak = samples.amax() if samples.numel() else samples.new_full((), -torch.inf)
-        batch, known, peak, lowest = ranked_with(self.global_batch, anchor, peak)
+        batch, known, peak, lowest = ranked_with(self.global_batch, anchor, highest(samples))
         if known == 0:
             nothing = scores[:0].sum() + sum(quality[:0].sum().to(scores.dtype) for quality in qualities)
-            return APLossTerms(torch.where(peak < torch.inf, nothing, torch.nan), nothing.detach())
+            return APLossTerms(nan_unless(peak < torch.inf, nothing), nothing.detach())
         in_range = (peak < SCORE_LIMIT) & (lowest > -SCORE_LIMIT)
-        exact = peak.device.type != "cpu" or bool(in_range)  # elsewhere it is not waited for
+        exact = in_range is not False
         sane = in_range if exact else peak < torch.inf
         ranking, boxes = _ErrorDriven.apply(
             scores, positives, anchor, BucketSums if exact else PairwiseSums, batch, self, *qualities
         )
-        return APLossTerms(torch.where(sane.to(ranking.device), ranking, torch.nan), boxes)
+        return APLossTerms(nan_unless(sane, ranking), boxes)
 
 
 class _ErrorDriven(torch.autograd.Function):

@@ -95,6 +95,7 @@ class PiecewiseLinear(RankingFunction):
 
     def __init__(self, points: Sequence[Sequence[float]]):
         self.points = _checked(points)
+        self._hash = hash(self.points)  # asked for in every step
         self.x = self.corners = tuple(x for x, _ in self.points)
         self.y = tuple(y for _, y in self.points)
         self.slopes = tuple(
@@ -135,7 +136,7 @@ class PiecewiseLinear(RankingFunction):
         return isinstance(other, PiecewiseLinear) and self.points == other.points
 
     def __hash__(self) -> int:
-        return hash(self.points)
+        return self._hash
 
     def __repr__(self) -> str:
         return f"PiecewiseLinear({[tuple(round(v, 4) for v in p) for p in self.points]})"

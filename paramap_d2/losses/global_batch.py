@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from .score_range import Scalar, lowest
+
 
 def several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -49,23 +51,24 @@ class GlobalBatch:
         return sums
 
 
-def ranked_with(others: bool, anchor: Tensor, peak: Tensor) -> tuple[GlobalBatch | None, int, Tensor, Tensor]:
+def ranked_with(others: bool, anchor: Tensor, peak: Scalar) -> tuple[GlobalBatch | None, int, Scalar, Scalar]:
     """What a ranking is over: the batches of all processes where ``others`` asks for that, there are several and
     gradients are enabled, or else that of this process.
 
     Args:
         anchor: (..., P) float64, the scores of this process's positives.
-        peak: scalar, the highest score of its samples.
+        peak: the highest score of its samples.
 
     Returns:
         The exchange, None for this process alone; and of all that is ranked how many positives there are (in each row
         of ``anchor``), the highest score, and the lowest of the positives'.
     """
-    lowest = anchor.amin() if anchor.numel() else anchor.new_full((), torch.inf)
+    own_lowest = lowest(anchor)
     if not (others and torch.is_grad_enabled() and several_processes()):
-        return None, anchor.shape[-1], peak, lowest
-    batch = GlobalBatch(anchor.shape[-1], torch.stack([peak.double(), lowest]))
-    return batch, batch.positives, batch.facts[:, 0].amax(), batch.facts[:, 1].amin()
+        return None, anchor.shape[-1], peak, own_lowest
+    facts = [torch.as_tensor(fact, dtype=torch.float64, device=anchor.device) for fact in (peak, own_lowest)]
+    batch = GlobalBatch(anchor.shape[-1], torch.stack(facts))
+    return batch, batch.positives, float(batch.facts[:, 0].amax()), float(batch.facts[:, 1].amin())
 
 
 def _all_gather(own: Tensor, processes: int) -> list[Tensor]:

@@ -14,6 +14,7 @@ from .pairwise import PairwiseSums, PairwiseSumsOfEach
 from .quality_functions import QualityFunctions
 from .ranking_loss import APLossTerms, RankingLoss
 from .ranking_sums import SCORE_LIMIT, BucketSums
+from .score_range import highest, nan_unless
 from .small_arrays import arrays_on
 
 EMPTY_DENOMINATOR = 1e-6
@@ -128,30 +129,28 @@ class ParameterizedAPLoss(RankingLoss):
             positives = positives + torch.arange(len(scores), device=scores.device)[:, None] * scores.shape[1]
         rated = positives.flatten()
         anchor = samples.flatten().index_select(0, rated).double().view(positives.shape)
-        peak = _peak(samples)
+        peak = highest(samples)
         if negative_quality is not None:
             rated = torch.cat([rated, rated_negatives])
             probe = negative_quality.detach().sum()
+            probe = float(probe) if probe.is_cpu else probe
             peak = peak + (probe - probe)  # NaN where one is no finite number
         batch, known, peak, lowest = ranked_with(self.global_batch, anchor, peak)
         if known == 0:
             nothing = scores[..., :0].sum(-1) + quality[..., :0].sum(-1).to(scores.dtype)
-            return APLossTerms(_nan_unless(peak < torch.inf, nothing), nothing.detach())
+            return APLossTerms(nan_unless(peak < torch.inf, nothing), nothing.detach())
 
         if self.top_k is not None and self.top_k < samples.shape[-1]:
             samples = samples.masked_fill(~_highest(samples, self.top_k), -torch.inf)
-        exact, sane = self._exact, None
-        if exact and peak.device.type == "cpu":
-            exact = float(peak) < SCORE_LIMIT and float(lowest) > -SCORE_LIMIT
-        elif exact:  # is not waited for: out of the fast sums' range the loss becomes NaN
-            sane = (peak < SCORE_LIMIT) & (lowest > -SCORE_LIMIT)
-        if not exact:
-            sane = peak < torch.inf
+        # Where the range is not waited for, the loss becomes NaN out of the fast sums' own.
+        in_range = (peak < SCORE_LIMIT) & (lowest > -SCORE_LIMIT)
+        exact = self._exact and in_range is not False
+        sane = in_range if exact else peak < torch.inf
         sums = BucketSums if exact else PairwiseSums if scores.dim() == 1 else PairwiseSumsOfEach
         ranking, localization = _APLoss.apply(
             scores, quality, negative_quality, samples, anchor, rated, sums, batch, self
         )
-        return APLossTerms(_nan_unless(sane, ranking), localization)
+        return APLossTerms(nan_unless(sane, ranking), localization)
 
     def terms_of_each(self, scores: Tensor, positives: Tensor, quality: Tensor) -> APLossTerms:
         """All in one, as :meth:`RankingLoss.terms_of_each`; a NaN in one ranking makes all of them NaN."""
@@ -202,13 +201,6 @@ def _check(scores: Tensor, quality: Tensor, targets: Tensor) -> bool:
     return targets.device.type != "cpu" or bool(low < 0)
 
 
-def _peak(scores: Tensor) -> Tensor:
-    """Of all, a scalar; NaN if one is NaN, −inf of none. By one thread of a CPU, as all that follows."""
-    if not scores.numel():
-        return scores.new_full((), -torch.inf)
-    return torch.from_numpy(scores.numpy().max(keepdims=True)).view(-1)[0] if scores.is_cpu else scores.amax()
-
-
 def _highest(scores: Tensor, k: int) -> Tensor:
     """(..., N) bool: the k highest scores of each row, of equal ones the first."""
     threshold = scores.topk(k).values.amin(-1, keepdim=True)
@@ -227,10 +219,6 @@ class _Ignoring(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad, None
-
-
-def _nan_unless(sane: Tensor | None, value: Tensor) -> Tensor:
-    return value if sane is None else torch.where(sane.to(value.device), value, torch.nan)
 
 
 class _APLoss(torch.autograd.Function):

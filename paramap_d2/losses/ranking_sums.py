@@ -16,12 +16,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .bucket_lookup import BEYOND, Buckets, chunk_size, indices
+from .bucket_lookup import BEYOND, CHUNK, Buckets, indices
 from .functions import RankingFunction
-from .small_arrays import Array, arrays_on
+from .small_arrays import Array, arrays_on, at_once
 
 SCORE_LIMIT = 2.0**24
 """Above this, s + 1 is too coarse in float64 for exact edges of the buckets; the pairwise form has no such limit."""
@@ -220,10 +221,10 @@ class BucketSums:
     def _at_samples(self, *tables: Array | None) -> Tensor:
         """Σ_k table_k · (distance to the lower edge)^k of every sample, 0 below the lowest window."""
         kept, like = self._kept, self._scores
-        rows = [self._xp.tensor(table).flatten() for table in tables if table is not None]
-        step = chunk_size() if self._xp.on_cpu else self._bucket.numel()
-        if len(rows) == 1:
-            table = rows[0].to(like.dtype)
+        tables = [table for table in tables if table is not None]
+        step = min(CHUNK, at_once(self._bucket)) if self._xp.on_cpu else max(1, self._bucket.numel())
+        if len(tables) == 1:
+            table = self._xp.cast(tables[0], like)
             if step >= self._bucket.numel():
                 result = table.index_select(0, self._bucket)
             else:
@@ -231,8 +232,9 @@ class BucketSums:
                 for bucket, place in zip(self._bucket.split(step), result.split(step), strict=True):
                     torch.index_select(table, 0, bucket, out=place)
         else:
+            rows = [self._xp.tensor(table).flatten() for table in tables]
             result = torch.empty(self._bucket.shape, dtype=like.dtype, device=like.device)
-            for start in range(0, result.numel(), max(1, step)):
+            for start in range(0, result.numel(), step):
                 part = slice(start, start + step)
                 bucket = self._bucket[part]
                 scores = like[part] if kept is None else like.index_select(0, kept[part])
@@ -244,8 +246,10 @@ class BucketSums:
         if kept is None:
             return result
         whole = torch.empty_like(like)
-        whole.numpy().fill(0)  # by one thread, as all else
-        return whole.index_copy_(0, kept, result)
+        values = whole.numpy()  # by one thread, as all else
+        values.fill(0)
+        values[kept.numpy()] = result.numpy()
+        return whole
 
 
 def _weighted(rows: Array | None, weight: float) -> Array | None:
@@ -259,6 +263,5 @@ def _weighted(rows: Array | None, weight: float) -> Array | None:
 def _worth_looking_up(scores: Tensor, edge: Array) -> Tensor | None:
     """Indices of the samples at or above the lowest window, or None where most would stay. (On a GPU their number would
     have to be waited for.)"""
-    lowest, values = -float(edge[:, -1].max()), scores.numpy()
-    some = values[:: max(1, len(values) // 512)]
-    return indices(values >= lowest) if 2 * (some >= lowest).sum() < len(some) else None
+    worth = scores.numpy() >= -float(edge[:, -1].max())
+    return indices(worth) if 2 * np.count_nonzero(worth) < len(worth) else None

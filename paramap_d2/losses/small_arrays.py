@@ -16,6 +16,16 @@ Array = Any
 """A NumPy array or a tensor, as the namespace has them."""
 
 
+SERIAL = 2**15 - 1
+"""So few elements torch does not share out among its threads. On a busy machine each sharing waits for a thread that
+does not run, which was seen to take a hundred times as long as the work."""
+
+
+def at_once(x: Tensor) -> int:
+    """How many of its elements to give an operation of torch on a CPU, at least 1."""
+    return max(1, x.numel() if torch.get_num_threads() == 1 else min(x.numel(), SERIAL))
+
+
 class NumPy:
     """On a CPU."""
 
@@ -41,9 +51,14 @@ class NumPy:
         return inverse
 
     def running_sum(self, x: np.ndarray) -> np.ndarray:
-        """Along the last axis, in place. torch's takes a third of the time."""
-        torch.from_numpy(x).cumsum_(-1)
+        """Along the last axis, in place. torch's takes a third of the time; its threads would share out the rows."""
+        for rows in [x] if x.size <= SERIAL else [x[i] for i in np.ndindex(x.shape[:-1])]:
+            torch.from_numpy(rows).cumsum_(-1)
         return x
+
+    def cast(self, x: np.ndarray, like: Tensor) -> Tensor:
+        """Flat, in a tensor's type."""
+        return torch.from_numpy(x.ravel().astype(like.numpy().dtype, copy=False))
 
     def zeros(self, *shape: int) -> np.ndarray:
         return np.zeros(shape)
@@ -97,6 +112,9 @@ class Torch:
     def running_sum(self, x: Tensor) -> Tensor:
         return x.cumsum_(-1)
 
+    def cast(self, x: Tensor, like: Tensor) -> Tensor:
+        return x.flatten().to(like.dtype)
+
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, **self._float)
 
@@ -116,5 +134,8 @@ class Torch:
         return torch.arange(runs, device=self._float["device"])[:, None] * length
 
 
+_NUMPY = NumPy()
+
+
 def arrays_on(device: torch.device) -> NumPy | Torch:
-    return NumPy() if device.type == "cpu" else Torch(device)
+    return _NUMPY if device.type == "cpu" else Torch(device)

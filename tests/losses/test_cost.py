@@ -10,6 +10,7 @@ from benchmarks.loss import draw, peak_bytes, plain_pairwise, with_forward, with
 from benchmarks.other_losses import our_ap_loss, our_rank_sort
 from paramap_d2.losses import ParameterizedAPLoss
 from paramap_d2.losses.bucket_lookup import CHUNK
+from paramap_d2.losses.small_arrays import SERIAL
 
 LOSS = ParameterizedAPLoss(built(SEARCHED))
 BREAKPOINTS = 10  # the union of the two ranking functions', 4 each inside and 2 ends
@@ -71,6 +72,38 @@ def test_a_positive_costs_the_same_whatever_the_number_of_samples(way):
     assert near < 100 * 600 * BREAKPOINTS
     # One pair of each new positive and each new sample would add 100 · 4 · CHUNK, some 26 million.
     assert far - near < 4 * CHUNK
+
+
+SERIAL_ANYWAY = ("aten.empty", "aten.index_select", "aten.lift_fresh", "aten.cumsum_")
+"""What torch does by one thread however many elements there are; cumsum_ where they are one row."""
+
+
+class Shared(TorchDispatchMode):
+    """Collects the operations that torch would share out among its threads."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        written = args[2] if str(func) == "aten.index_copy_.default" else result  # as many as there are indices
+        elements = max((x.numel() for x in tree_leaves(written) if isinstance(x, torch.Tensor)), default=0)
+        rows = args[0].dim() > 1 and max(args[0].shape) < args[0].numel() if str(func).startswith("aten.cumsum_") else 0
+        if elements > SERIAL and not func.is_view and (rows or not str(func).startswith(SERIAL_ANYWAY)):
+            self.found.append((str(func), elements))
+        return result
+
+
+@pytest.mark.parametrize("situation", ["early", "late"])
+@pytest.mark.parametrize(("samples", "positives"), [(2 * CHUNK, 500), (CHUNK, 5000)])
+def test_several_threads_are_given_nothing_to_share(samples, positives, situation):
+    batch = draw(samples, positives, situation, "cpu")
+    torch.set_num_threads(2)
+    with_terms(LOSS, batch)
+    with Shared() as shared:
+        with_terms(LOSS, batch)
+    assert shared.found == []
 
 
 @WAYS
