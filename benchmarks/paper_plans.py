@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from paper_rows import CONFIGS, OF_DATA, RESULTS, Training
+from paper_rows import CONFIGS, RESULTS, Training, of_data
 
 from paramap_d2.model_zoo import get_config_file
 
@@ -61,7 +61,7 @@ class Search:
         if self.grad_scale is not None:
             command += ["--fix-grad-scale", self.grad_scale]
         data = ["DATASETS.TRAIN", f"('{self.dataset}_train',)", "DATASETS.TEST", f"('{self.dataset}_val',)"]
-        return [str(part) for part in [*command, *OF_DATA.get(self.dataset, []), *data]]
+        return [str(part) for part in [*command, *of_data(self.dataset), *data]]
 
 
 def searched(dataset: str, detector: str) -> str:
@@ -78,7 +78,7 @@ def search_of(name: str) -> Search:
     long = {searched(dataset, detector): (dataset, detector) for dataset, detector in CONFIGS}
     if name in long:
         return Search(name, *long[name], evaluations=320)
-    for dataset, mode, scale in itertools.product(("bccd", "deeppcb", "shapes"), ("separate", "shared"), (None, 1.0)):
+    for dataset, mode, scale in itertools.product(("bccd", "own", "shapes"), ("separate", "shared"), (None, 1.0)):
         if name == searched_by_100(dataset, mode, scale):
             return Search(name, dataset, "retinanet", 100, mode, scale)
     raise LookupError(f"no search makes {RESULTS.name}/losses/{name}.json")
@@ -147,7 +147,7 @@ class Plan:
         return [Part(TITLES["1"], ("detector", "loss", "gradient of the denominator"), cells)]
 
     def _other_data(self, rows: Mapping) -> list[Part]:
-        data, cells = ("bccd", "deeppcb"), []
+        data, cells = ("bccd", "own"), []
         for trained in data:
             for loss in ("focal-l1", "focal-giou", *map(searched_by_100, data)):
                 training = self._training("retinanet", loss, dataset=trained)

@@ -24,13 +24,11 @@ CONFIGS = {
     ("bccd", "retinanet"): "bccd_retinanet_lite0_FPN.yaml",
     ("bccd", "faster_rcnn"): "bccd_faster_rcnn_lite0_FPN.yaml",
     ("bccd", "deformable_detr"): "bccd_deformable_detr_lite0.yaml",
-    ("deeppcb", "retinanet"): "own_coco_retinanet_lite0_FPN.yaml",
+    ("own", "retinanet"): "own_coco_retinanet_lite0_FPN.yaml",
     ("shapes", "retinanet"): "shapes_retinanet_lite0_FPN.yaml",
 }
-"""Data set and detector: the shipped config. Its splits are called <data set>_train, _val and _test."""
-
-OF_DATA = {"deeppcb": ["MODEL.RETINANET.NUM_CLASSES", 6]}
-"""What a config of one's own data must be told. deeppcb is named by a file that PARAMAP_DATASETS points to."""
+"""Data set and detector: the shipped config. Its splits are called <data set>_train, _val and _test. ``own`` are those
+of a user, named by a file that PARAMAP_DATASETS points to."""
 
 PLAIN_RETINANET = ["MODEL.META_ARCHITECTURE", "ParamAPBaselineRetinaNet"]
 GIOU = ["MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "giou"]
@@ -50,6 +48,21 @@ RANKING = ("ap-loss", "rank-sort")
 """Values of MODEL.PARAM_AP.LOSS that are neither presets nor loss files."""
 
 NOT_OF_THE_RECIPE = ("PROXY", "OUTPUT_DIR", "VERSION")
+
+
+def of_data(dataset: str) -> list[Any]:
+    """KEY VALUE pairs that a config of one's own data must be told.
+
+    Raises:
+        UserError: the data is not there.
+    """
+    if dataset != "own":
+        return []
+    from paramap_d2.data import check_datasets
+    from paramap_d2.data.evaluation import read_truth
+
+    check_datasets("own_train")
+    return ["MODEL.RETINANET.NUM_CLASSES", len(read_truth("own_train").class_names)]
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class Training:
 
     def options(self) -> list[Any]:
         """KEY VALUE pairs on top of the config."""
-        options = [*OF_DATA.get(self.dataset, []), "SOLVER.BASE_LR", self.learning_rate]
+        options = [*of_data(self.dataset), "SOLVER.BASE_LR", self.learning_rate]
         options += ["SOLVER.MAX_ITER", self.iterations, "SEED", self.seed]
         options += ["DATASETS.TRAIN", f"('{self.dataset}_train',)", "DATASETS.TEST", f"('{self.dataset}_val',)"]
         if self.is_baseline:
@@ -160,6 +173,9 @@ SCHEMA = f"""CREATE TABLE IF NOT EXISTS trainings (
     status TEXT, {", ".join(f"{name} REAL" for name in FIGURES)}, figures TEXT, curve TEXT, seconds REAL,
     cpu_seconds REAL, recipe TEXT, data TEXT, versions TEXT, error TEXT, ended TEXT DEFAULT CURRENT_TIMESTAMP)"""
 
+RESAMPLED = "ALTER TABLE trainings ADD COLUMN resampled TEXT NOT NULL DEFAULT '[]'"
+"""Of files that were made before test images were drawn."""
+
 
 class Rows:
     """The trainings that have ended. Several processes may write to the file.
@@ -173,6 +189,8 @@ class Rows:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(self._connect()) as db, db:
             db.execute(SCHEMA)
+            if "resampled" not in _columns(db, "main"):
+                db.execute(RESAMPLED)
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(f"file:{self.path.resolve()}", timeout=60, uri=True)
@@ -185,11 +203,12 @@ class Rows:
         Args:
             table: that asked for it.
             result: status, error, figures (of the split, by name), curve ([iteration, AP on val] pairs), seconds,
-                cpu_seconds, data and versions; as ``paper_training.py`` gives it.
+                cpu_seconds, data, versions and resampled (the AP of draws of the split's images, on test); as
+                ``paper_training.py`` gives it.
         """
         kept = {key: result[key] for key in ("status", "error", "seconds", "cpu_seconds")}
         kept.update({name: result["figures"].get(name) for name in FIGURES})
-        kept.update({key: json.dumps(result[key]) for key in ("figures", "curve", "data", "versions")})
+        kept.update({key: json.dumps(result[key]) for key in ("figures", "curve", "data", "versions", "resampled")})
         row = {"key": training.key(), "table_name": table, "recipe": training.recipe(), **asdict(training), **kept}
         row["loss_digest"] = training.digest()
         names = ", ".join(row)
@@ -209,7 +228,7 @@ class Rows:
         with closing(self._connect()) as db:
             try:
                 db.execute("ATTACH ? AS other", [f"file:{other.resolve()}?mode=ro"])
-                names = ", ".join(row["name"] for row in db.execute("PRAGMA table_info(trainings)"))
+                names = ", ".join(name for name in _columns(db, "main") if name in _columns(db, "other"))
                 with db:
                     taken = db.execute(f"INSERT OR IGNORE INTO trainings ({names}) SELECT {names} FROM other.trainings")
             except sqlite3.DatabaseError as error:
@@ -217,7 +236,12 @@ class Rows:
             return taken.rowcount
 
     def all(self) -> dict[str, dict[str, Any]]:
-        """By key, with the curve as a list."""
+        """By key, with the curve and the APs of draws as lists."""
         with closing(self._connect()) as db:
             rows = [dict(row) for row in db.execute("SELECT * FROM trainings ORDER BY ended, key")]
-        return {row["key"]: {**row, "curve": json.loads(row["curve"])} for row in rows}
+        lists = ("curve", "resampled")
+        return {row["key"]: {**row, **{name: json.loads(row[name]) for name in lists}} for row in rows}
+
+
+def _columns(db: sqlite3.Connection, schema: str) -> list[str]:
+    return [row["name"] for row in db.execute(f"PRAGMA {schema}.table_info(trainings)")]

@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-EXAMPLES = """data: BCCD under DETECTRON2_DATASETS (docs/data.md). PARAMAP_DATASETS points to a file that names
-deeppcb_train, deeppcb_val and deeppcb_test, data in COCO form.
+EXAMPLES = """data: BCCD under DETECTRON2_DATASETS (docs/data.md). For Table 2 and --dataset own, PARAMAP_DATASETS
+points to a file that names own_train, own_val and own_test, data of yours in COCO form.
 
 examples:
   python benchmarks/paper_tables.py --table final --plan
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--table", action="append", choices=TABLES, help="several, made in this order (default: all)")
-    p.add_argument("--dataset", choices=("bccd", "deeppcb", "shapes"), default="bccd", help="default bccd")
+    p.add_argument("--dataset", choices=("bccd", "own", "shapes"), default="bccd", help="default bccd")
     p.add_argument(
         "--detector",
         action="append",

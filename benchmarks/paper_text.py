@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from paper_plans import PUBLISHED, TITLES, Cell, Part, Plan, row_of, searched
 from paper_rows import RESULTS
@@ -23,6 +24,9 @@ from paramap_d2.search.report.over_iterations import draw_curves
 Rows = Mapping[str, Mapping[str, Any]]
 
 NOT_YET = "not trained yet"
+
+NORMAL = 1.96
+"""Standard deviations to either side that hold 95 %."""
 
 
 def mean_error(values: Sequence[float]) -> str:
@@ -52,7 +56,9 @@ def table(part: Part, rows: Rows) -> str:
     columns = [*part.columns, *figures, "seeds", "diverged"]
     baseline = best_baseline(part, rows)
     if baseline is not None:
-        columns.append(f"AP less {baseline.labels[0]}'s, 95 % interval")
+        columns.append(f"AP less {baseline.labels[0]}'s, 95 % interval over seeds")
+        if drawn := all(row["resampled"] for row in ended(baseline, rows)):
+            columns.append("over seeds and images")
     lines = [
         f"| {' | '.join(columns)} |",
         "|" + " --- |" * len(part.columns) + " ---: |" * (len(columns) - len(part.columns)),
@@ -66,6 +72,8 @@ def table(part: Part, rows: Rows) -> str:
         entries = [*cell.labels, *values, seeds, str(sum(row["status"] == "diverged" for row in found) or "")]
         if baseline is not None:
             entries.append("" if cell is baseline else difference(aps(cell, rows), aps(baseline, rows)))
+            if drawn:
+                entries.append("" if cell is baseline else over_images(found, ended(baseline, rows)))
         lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines)
 
@@ -79,6 +87,19 @@ def difference(values: Sequence[float], others: Sequence[float]) -> str:
         return f"{gain:+.1f}"
     half = half_width(values, others)
     return f"{gain:+.1f} ({gain - half:+.1f} to {gain + half:+.1f})"
+
+
+def over_images(found: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> str:
+    """The interval of :func:`difference` with what hangs on the images: the spread of the difference over draws of
+    them, the same draws for both, in quadrature with that over seeds."""
+    if min(len(found), len(others)) < 2 or not all(row["resampled"] for row in found):
+        return ""
+    values, baselines = ([row["AP"] for row in of_cell] for of_cell in (found, others))
+    gain = statistics.fmean(values) - statistics.fmean(baselines)
+    means = [np.mean([row["resampled"] for row in of_cell], axis=0) for of_cell in (found, others)]
+    images = NORMAL * np.nanstd(means[0] - means[1], ddof=1)
+    half = math.hypot(half_width(values, baselines), images)
+    return f"{gain - half:+.1f} to {gain + half:+.1f}"
 
 
 def budget(part: Part, rows: Rows) -> str:

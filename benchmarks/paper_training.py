@@ -25,6 +25,9 @@ POINTS, APART = 10, 50
 
 CHECKPOINT_EVERY = 50
 
+DRAWS = 500
+"""Of the test images, for the interval over them."""
+
 
 class TimeIsOver(Exception):
     """The training is to go on another time."""
@@ -45,10 +48,12 @@ def train(training: Any, folder: Path, until: float = math.inf) -> dict[str, Any
     """
     import torch
     from detectron2.engine import HookBase, hooks
+    from detectron2.evaluation import inference_on_dataset
     from detectron2.utils.env import seed_all_rng
 
     from paramap_d2.config import check_config
     from paramap_d2.data import build_evaluator
+    from paramap_d2.data.detections import DetectionCollector
     from paramap_d2.data.digest import digest
     from paramap_d2.engine import Trainer
     from paramap_d2.engine.cpu_speed import SameSizeBatches, fast_training
@@ -80,12 +85,19 @@ def train(training: Any, folder: Path, until: float = math.inf) -> dict[str, Any
     checkpoint = Checkpoint(folder / "checkpoint.pth", CHECKPOINT_EVERY, training.key())
     names = [f"{training.dataset}_train", *cfg.DATASETS.TEST, *judged.DATASETS.TEST]
     result = {"status": "finished", "error": "", "figures": {}, "curve": [], "seconds": 0.0, "cpu_seconds": 0.0}
-    result.update(data=digest(dict.fromkeys(names)), versions=versions())
+    result.update(data=digest(dict.fromkeys(names)), versions=versions(), resampled=[])
 
     def figures(cfg: Any) -> dict[str, float]:
         with unnoticed():
             found = trainer.test(cfg, trainer.model)["bbox"]
         return {name: value if math.isfinite(value) else 0.0 for name, value in found.items()}  # NaN: found nothing
+
+    def resampled() -> list[float]:
+        """The AP of draws of the judged images."""
+        (name,) = judged.DATASETS.TEST
+        loader = trainer.build_test_loader(judged, name)
+        found = inference_on_dataset(trainer.model, loader, DetectionCollector(name))
+        return found.resampled_average_precision(DRAWS).round(3).tolist()
 
     class Clock:
         """Adds up the seconds of all the calls that a training takes."""
@@ -128,6 +140,8 @@ def train(training: Any, folder: Path, until: float = math.inf) -> dict[str, Any
             if not all(torch.isfinite(p).all() for p in trainer.model.parameters()):
                 raise FloatingPointError("weights are not finite")
             result["figures"] = result["figures"] or figures(judged)
+            if training.split == "test":
+                result["resampled"] = resampled()
         except FloatingPointError as error:
             result.update(status="diverged", error=str(error).splitlines()[0], figures={"AP": 0.0})
     clock.add()

@@ -35,7 +35,7 @@ def training(paper):
 def result(ap, **others):
     figures = {"AP": ap, "AP50": ap + 30, "AP75": ap - 10}
     made = {"status": "finished", "error": "", "figures": figures, "curve": [[10, ap]], "seconds": 2.0}
-    return {**made, "cpu_seconds": 1.0, "data": {}, "versions": {"torch": "2"}, **others}
+    return {**made, "cpu_seconds": 1.0, "data": {}, "versions": {"torch": "2"}, "resampled": [], **others}
 
 
 def test_trainings_that_differ_have_keys_that_differ(paper, training, tmp_path, monkeypatch):
@@ -84,8 +84,21 @@ def test_options_make_the_detector_that_is_named(paper, training):
     assert replace(training, grad_scale=1.0).config().MODEL.PARAM_AP.GRAD_SCALE == 1.0
     stock = replace(training, detector="faster_rcnn", loss="ce-l1").config()
     assert (stock.MODEL.PROPOSAL_GENERATOR.NAME, stock.MODEL.ROI_HEADS.NAME) == ("RPN", "StandardROIHeads")
-    with pytest.raises(UserError, match="no config of deeppcb faster_rcnn; there are bccd retinanet"):
-        replace(training, dataset="deeppcb", detector="faster_rcnn").config()
+    with pytest.raises(UserError, match="no config of own faster_rcnn; there are bccd retinanet"):
+        replace(training, dataset="own", detector="faster_rcnn").config()
+
+
+def test_ones_own_data_says_how_many_classes_it_has(paper, training, monkeypatch):
+    from paramap_d2.data import DatasetError, evaluation
+
+    own = replace(training, dataset="own")
+    assert own.key()  # known without the data
+    with pytest.raises(DatasetError, match="own_train"):
+        own.options()
+    monkeypatch.setattr("paramap_d2.data.check_datasets", lambda name: None)
+    monkeypatch.setattr(evaluation, "read_truth", lambda name: SimpleNamespace(class_names=["a", "b", "c", "d"]))
+    assert own.options()[:2] == ["MODEL.RETINANET.NUM_CLASSES", 4]
+    assert paper.plans.search_of("own_retinanet").command("out")[-6:-4] == ["MODEL.RETINANET.NUM_CLASSES", "4"]
 
 
 def test_rows_come_back_and_the_first_of_a_training_stays(paper, training, tmp_path):
@@ -111,6 +124,34 @@ def test_rows_of_another_machine_are_taken_over_once(paper, training, tmp_path):
     (tmp_path / "text.db").write_text("no rows here")
     with pytest.raises(UserError, match="not a file of this benchmark's rows"):
         mine.merge(tmp_path / "text.db")
+
+
+def test_rows_from_before_images_were_drawn_are_read_and_taken_over(paper, training, tmp_path):
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "older.db") as db:
+        db.execute(paper.rows.SCHEMA)
+        db.execute("INSERT INTO trainings (key, AP, curve) VALUES ('k', 50.0, '[]')")
+    rows = paper.rows.Rows(tmp_path / "trainings.db")
+    assert rows.merge(tmp_path / "older.db") == 1
+    rows.add("final", training, result(51.0, resampled=[50.0, 52.0]))
+    assert {key: row["resampled"] for key, row in rows.all().items()} == {"k": [], training.key(): [50.0, 52.0]}
+    (row,) = paper.rows.Rows(tmp_path / "older.db").all().values()
+    assert (row["AP"], row["resampled"]) == (50.0, [])
+
+
+def test_the_interval_over_images_knows_which_images_were_the_same(paper, training, tmp_path):
+    def rows_of(aps, shifts):
+        return [{"AP": ap, "resampled": [ap + shift for shift in shifts]} for ap in aps]
+
+    images = [-3.0, 3.0, -3.0, 3.0]
+    ours, baseline = rows_of((52.0, 53.0), images), rows_of((50.0, 51.0), images)
+    over_seeds = paper.text.difference([52.0, 53.0], [50.0, 51.0])
+    assert over_seeds == f"+2.0 ({paper.text.over_images(ours, baseline)})"  # hard images are hard for both
+    others = rows_of((50.0, 51.0), [-shift for shift in images])
+    low, high = map(float, paper.text.over_images(ours, others).split(" to "))
+    assert high - low > 2 * 1.96 * 6 and low + high == pytest.approx(4.0, abs=0.11)
+    assert paper.text.over_images(rows_of((52.0, 53.0), []), baseline) == ""
 
 
 def test_every_table_names_its_trainings_and_the_first_seed_comes_first(paper):
@@ -181,7 +222,7 @@ def test_the_text_says_what_the_rows_say(paper, training, tmp_path):
 
 def test_a_training_that_was_cut_off_ends_the_same(paper, tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(paper.rows.CONFIGS, ("tiny", "retinanet"), "shapes_retinanet_R_18_FPN.yaml")
-    monkeypatch.setitem(paper.rows.OF_DATA, "tiny", tiny)
+    monkeypatch.setattr(paper.rows, "of_data", {"tiny": tiny}.get)
     monkeypatch.setattr(paper.training, "CHECKPOINT_EVERY", 1)
     monkeypatch.setattr(paper.training, "POINTS", 2)
     monkeypatch.setattr(paper.training, "APART", 1)

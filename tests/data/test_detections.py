@@ -173,3 +173,29 @@ def test_data_without_annotations_is_one_line(tmp_path):
     finally:
         DatasetCatalog.remove("no_annotations")
         MetadataCatalog.remove("no_annotations")
+
+
+def test_images_drawn_with_repeats_are_images_of_their_own():
+    """Against data sets in which every repeat really is another image."""
+    generator = np.random.default_rng(3)
+    objects = [(i, c, [20 * n, 0, 10, 10]) for n, (i, c) in enumerate([(1, 1), (1, 2), (2, 1), (2, 1)])]
+    found = [(i, c, [b[0] + shift, *b[1:]], generator.random()) for i, c, b in objects for shift in (1, 3)]
+    truth, found = coco_form(objects, found)
+    truth["images"] += [{"id": 3}, {"id": 4}]  # nothing is there
+    found.append({"image_id": 3, "category_id": 2, "bbox": [0, 0, 5, 5], "area": 25, "score": 0.95})
+    result = match(truth, found, ("a", "b"))
+    got = result.resampled_average_precision(20, seed=5)
+    again = np.random.default_rng(5)
+    for ap in got:
+        chosen = [truth["images"][place]["id"] for place in again.integers(4, size=4)]
+        parts = [
+            [{**x, "image_id": new} for x in of_all if x["image_id"] == old]
+            for of_all in (truth["annotations"], found)
+            for new, old in enumerate(chosen, start=1)
+        ]
+        annotations = [a for part in parts[:4] for a in part]
+        copies = {**truth, "annotations": [{**a, "id": n} for n, a in enumerate(annotations, start=1)]}
+        want, _ = match(copies, [d for part in parts[4:] for d in part], ("a", "b")).average_precision()
+        assert np.isnan(ap) if not annotations else ap == pytest.approx(max(want, 0))
+    assert np.array_equal(got, result.resampled_average_precision(20, seed=5), equal_nan=True)
+    assert len(set(got)) > 5

@@ -18,11 +18,11 @@ TOLD = "outcome.pickle"
 
 @dataclass(frozen=True)
 class DistributedProxy:
-    """Evaluates tasks as a :class:`Proxy` does, in processes that share each batch and the test images. Without GPUs
-    they communicate by gloo. (Several tasks at a time need a process each, whose number of torch threads they share.)
+    """Evaluates tasks as a :class:`Proxy` does, in processes that share each batch, the test images and the torch
+    threads of the process that calls it. Without GPUs they talk by gloo.
 
     Args:
-        processes: at least 2, and no more than the machine has GPUs, if it has any.
+        processes: at least 2, and no more than there are GPUs to be seen, if there are any.
     """
 
     proxy: Proxy
@@ -38,22 +38,20 @@ class DistributedProxy:
         told.parent.mkdir(parents=True, exist_ok=True)
         told.unlink(missing_ok=True)
         threads = max(1, torch.get_num_threads() // self.processes)
-        ended: Exception | None = None
+        killed, error = None, "no process of the proxy told an outcome"
         try:
             launch(_rank, self.processes, dist_url="auto", args=(self.proxy, task, told, threads))
-        except (ProcessExitedException, ProcessRaisedException) as error:
-            ended = error
-        seconds = time.time() - started
-        if signal := getattr(ended, "signal_name", None):  # what the others have said is of its death
-            error, cause = f"a process of the proxy was killed by {signal}", KILLED
+        except (ProcessExitedException, ProcessRaisedException) as ended:
+            killed, error = getattr(ended, "signal_name", None), str(ended).strip().splitlines()[-1]
+        if killed:  # what the others have said is of its death
+            outcome = Outcome(FAILED, error=f"a process of the proxy was killed by {killed}", cause=KILLED)
         elif told.exists():
             outcome = pickle.loads(told.read_bytes())  # our own
-            told.unlink()
-            outcome.started, outcome.seconds = started, seconds
-            return outcome
         else:
-            error, cause = str(ended or "no process of the proxy told an outcome").strip().splitlines()[-1], OTHER
-        return Outcome(FAILED, error=error, started=started, seconds=seconds, cause=cause)
+            outcome = Outcome(FAILED, error=error, cause=OTHER)
+        told.unlink(missing_ok=True)
+        outcome.started, outcome.seconds = started, time.time() - started
+        return outcome
 
 
 def _rank(proxy: Proxy, task: Task, told: Path, threads: int) -> None:
