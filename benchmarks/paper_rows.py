@@ -188,6 +188,7 @@ class Rows:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(self._connect()) as db, db:
+            db.execute("BEGIN IMMEDIATE")  # another process may be making them now
             db.execute(SCHEMA)
             if "resampled" not in _columns(db, "main"):
                 db.execute(RESAMPLED)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,7 +137,9 @@ def test_rows_from_before_images_were_drawn_are_read_and_taken_over(paper, train
     assert rows.merge(tmp_path / "older.db") == 1
     rows.add("final", training, result(51.0, resampled=[50.0, 52.0]))
     assert {key: row["resampled"] for key, row in rows.all().items()} == {"k": [], training.key(): [50.0, 52.0]}
-    (row,) = paper.rows.Rows(tmp_path / "older.db").all().values()
+    with ThreadPoolExecutor(8) as several:
+        opened = list(several.map(paper.rows.Rows, [tmp_path / "older.db"] * 8))
+    (row,) = opened[0].all().values()
     assert (row["AP"], row["resampled"]) == (50.0, [])
 
 
