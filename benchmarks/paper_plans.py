@@ -13,7 +13,11 @@ from paper_rows import CONFIGS, RESULTS, Training, of_data
 
 from paramap_d2.model_zoo import get_config_file
 
-RATES = (0.001, 0.002, 0.0005)
+RATES = {
+    "retinanet": (0.001, 0.002, 0.0005),
+    "faster_rcnn": (0.001, 0.002, 0.0005),
+    "deformable_detr": (0.002, 0.004, 0.001),
+}
 """Learning rates that are tried; the first is the configs' own."""
 
 PUBLISHED = {"retinanet": "retinanet-coco", "faster_rcnn": "fasterrcnn-coco", "deformable_detr": "square"}
@@ -134,8 +138,8 @@ class Plan:
         return Cell(labels, [replace(training, seed=seed) for seed in seeds])
 
     def _training(self, detector: str, loss: str, **others: Any) -> Training:
-        given = {"learning_rate": RATES[0], "seed": 0, "iterations": self.iterations, "dataset": self.dataset, **others}
-        return Training(detector=detector, loss=loss, **given)
+        given = {"learning_rate": RATES[detector][0], "seed": 0, "iterations": self.iterations, "dataset": self.dataset}
+        return Training(detector=detector, loss=loss, **{**given, **others})
 
     def _blocked_or_not(self, rows: Mapping) -> list[Part]:
         cells = []
@@ -189,7 +193,7 @@ class Plan:
         }
         cells = []
         for detector in self.detectors:
-            for loss, rate in itertools.product(kept[detector], sorted(RATES)):
+            for loss, rate in itertools.product(kept[detector], sorted(RATES[detector])):
                 training = self._training(detector, loss, learning_rate=rate, iterations=PROXY_ITERATIONS)
                 cells.append(self._cell((detector, loss, f"{rate:g}"), training, [0]))
         return [Part(TITLES["recipes"], ("detector", "loss", "learning rate"), cells)]
@@ -199,11 +203,11 @@ class Plan:
         for detector in self.detectors:
             baselines, others = self._losses(detector)
             by_val, on_test = [], {}
-            for rate, loss in itertools.product(RATES, (others[0], *baselines, *others[1:])):
+            for rate, loss in itertools.product(RATES[detector], (others[0], *baselines, *others[1:])):
                 training = self._training(detector, loss, learning_rate=rate)
                 by_val.append(self._cell((loss, f"{rate:g}"), training, [0]))
             for loss in (*baselines, *others):
-                trainings = [self._training(detector, loss, learning_rate=rate) for rate in RATES]
+                trainings = [self._training(detector, loss, learning_rate=rate) for rate in RATES[detector]]
                 if rate := best_rate(trainings, rows):
                     training = self._training(detector, loss, learning_rate=rate, split="test")
                     on_test[loss] = self._cell((loss, f"{rate:g}"), training, range(1, self.seeds + 1))

@@ -47,7 +47,9 @@ BASELINES: dict[str, dict[str, list[Any]]] = {
 RANKING = ("ap-loss", "rank-sort")
 """Values of MODEL.PARAM_AP.LOSS that are neither presets nor loss files."""
 
-NOT_OF_THE_RECIPE = ("PROXY", "OUTPUT_DIR", "VERSION")
+NOT_OF_THE_RECIPE = ("PROXY", "OUTPUT_DIR", "VERSION", "SEED", "DATASETS")
+SET_FOR_ALL = ("BASE_LR", "MAX_ITER")
+"""Of SOLVER; like seed and data, every training says them itself."""
 
 
 def of_data(dataset: str) -> list[Any]:
@@ -158,7 +160,8 @@ def _recipe(config_file: str) -> str:
     from detectron2.config import CfgNode
 
     said = CfgNode.load_yaml_with_base(config_file)
-    return _sha256({key: value for key, value in said.items() if key not in NOT_OF_THE_RECIPE})
+    solver = {key: value for key, value in said.get("SOLVER", {}).items() if key not in SET_FOR_ALL}
+    return _sha256({**{key: value for key, value in said.items() if key not in NOT_OF_THE_RECIPE}, "SOLVER": solver})
 
 
 def _sha256(content: Any) -> str:
@@ -237,9 +240,9 @@ class Rows:
             return taken.rowcount
 
     def all(self) -> dict[str, dict[str, Any]]:
-        """By key, with the curve and the APs of draws as lists."""
+        """By key, in the order in which they were kept, with the curve and the APs of draws as lists."""
         with closing(self._connect()) as db:
-            rows = [dict(row) for row in db.execute("SELECT * FROM trainings ORDER BY ended, key")]
+            rows = [dict(row) for row in db.execute("SELECT * FROM trainings ORDER BY rowid")]
         lists = ("curve", "resampled")
         return {row["key"]: {**row, **{name: json.loads(row[name]) for name in lists}} for row in rows}
 

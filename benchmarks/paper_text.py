@@ -132,7 +132,7 @@ def report(name: str, plan: Plan, rows: Rows, folder: Path) -> str:
         picture = f"{name}.png" if number == 0 else f"{name}_{number + 1}.png"
         if part.title != TITLES[name]:
             lines.append(f"## {part.title}")
-        lines += [table(part, rows), budget(part, rows)]
+        lines += [table(part, rows), budget(part, rows)] if part.cells else ["What is to be trained is not known yet."]
         if any(ended(cell, rows) for cell in part.cells):
             if name == "curves":
                 draw_curves(curves(part, rows), folder / picture, f"{plan.dataset}_val")

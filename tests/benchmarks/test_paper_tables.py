@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,16 @@ def test_trainings_that_differ_have_keys_that_differ(paper, training, tmp_path, 
     content["heads"]["dense"]["grad_scale"] = 4.0
     found.loss_file.write_text(json.dumps(content))
     assert found.key() != training.key()
+
+
+def test_what_every_training_says_itself_is_not_of_the_recipe(paper, training, tmp_path, monkeypatch):
+    def recipe(text):
+        (tmp_path / f"{len(os.listdir(tmp_path))}.yaml").write_text(text)
+        return paper.rows._recipe(str(tmp_path / f"{len(os.listdir(tmp_path)) - 1}.yaml"))
+
+    whole = "SOLVER: {BASE_LR: 0.1, MAX_ITER: 9, WEIGHT_DECAY: 0.2}\nSEED: 1\nDATASETS: {TRAIN: [a]}\n"
+    assert recipe(whole) == recipe("SOLVER: {WEIGHT_DECAY: 0.2}\n")
+    assert recipe(whole) != recipe("SOLVER: {WEIGHT_DECAY: 0.3}\n")
 
 
 def test_options_make_the_detector_that_is_named(paper, training):
