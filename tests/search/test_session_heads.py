@@ -40,7 +40,7 @@ class FakeExecutor:
 @pytest.fixture
 def search(tmp_path, monkeypatch):
     def run(detector, **more):
-        monkeypatch.setattr(session, "read_proxy_config", lambda file, opts, imports: FakeConfig(*detector))
+        monkeypatch.setattr(session, "read_proxy_config", lambda *_: FakeConfig(*detector))
         monkeypatch.setattr(session, "_executor", lambda options: FakeExecutor())
         options = {"population": 4, "generations": 2, "points": 1, "init": ["linear"], **more}
         return run_search(SearchOptions("config.yaml", str(tmp_path / "out"), **options))

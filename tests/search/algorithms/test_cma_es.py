@@ -103,8 +103,9 @@ def test_under_noise_its_mean_comes_nearer_than_deaps():
             tell(algorithm, lambda genome: -distance(genome) + rng.normal(0, 0.5))
         return distance([0.5] * 20) - distance(algorithm.centre())
 
-    deaps, ours = (sum(gain(draws, seed) for seed in range(10)) for draws in (1, 2))
-    assert ours > 1.3 * deaps > 0
+    # 1.2 to 1.7 times as near by ten seeds, which differ with the processor's rounding; 1.39 by two hundred.
+    deaps, ours = (sum(gain(draws, seed) for seed in range(100)) for draws in (1, 2))
+    assert ours > 1.2 * deaps > 0
 
 
 def test_the_first_generation_holds_the_initial_genomes_around_their_mean():
