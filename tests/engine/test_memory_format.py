@@ -38,6 +38,14 @@ def formats(model):
     return seen
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 def test_large_maps_lie_channels_last_and_small_ones_do_not():
     model = channels_last_on_cpu(resnet())
     weights = sum(p.numel() for p in model.res3.parameters())
@@ -48,7 +56,7 @@ def test_large_maps_lie_channels_last_and_small_ones_do_not():
         assert (weights <= MANY_WEIGHTS * 64 * side**2) == last
 
 
-def test_a_timm_backbone_holds_all_its_maps_channels_last_and_finds_the_same():
+def test_a_timm_backbone_holds_all_its_maps_channels_last_and_finds_the_same(threads):
     torch.manual_seed(0)
     plain = TimmBackbone("tf_efficientnet_lite0", out_features=("res3", "res5")).double()
     other = channels_last_on_cpu(copy.deepcopy(plain))
@@ -61,6 +69,20 @@ def test_a_timm_backbone_holds_all_its_maps_channels_last_and_finds_the_same():
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("images", [4, 16])
+def test_pointwise_convolutions_of_a_timm_backbone_are_never_a_matrix_product(images, threads):
+    torch.manual_seed(0)
+    plain = TimmBackbone("tf_efficientnet_lite0", out_features=("res3", "res5"))
+    x, found = torch.randn(images, 3, 128, 96), []
+    for model in (plain.eval(), channels_last_on_cpu(copy.deepcopy(plain))):
+        with torch.profiler.profile() as profile:
+            maps = model(x)
+            sum(m.mean() for m in maps.values()).backward()
+        found.append((maps, any("slow_conv" in event.key for event in profile.key_averages())))
+    assert [slow for _, slow in found] == [threads == 1 and images < 16, False]
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-4, atol=1e-4)
+
+
 def test_maps_elsewhere_than_on_a_cpu_are_left_alone():
     model = channels_last_on_cpu(resnet()).to("meta")
     seen = formats(model)
@@ -68,12 +90,17 @@ def test_maps_elsewhere_than_on_a_cpu_are_left_alone():
     assert seen == {"stem": False, "res2": False, "res3": False}
 
 
-def test_the_model_can_still_be_copied_and_pickled():
-    model = channels_last_on_cpu(resnet()).eval()
+@pytest.mark.parametrize("build_one", [resnet, lambda: TimmBackbone("tf_efficientnet_lite0", out_features=("res3",))])
+def test_the_model_can_still_be_copied_and_pickled(build_one):
+    model = channels_last_on_cpu(build_one()).eval()
     x = torch.randn(1, 3, 64, 64)
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+    others = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    for other in others:
         torch.testing.assert_close(other(x)["res3"], model(x)["res3"])
-    assert model.state_dict().keys() == resnet().state_dict().keys()
+    assert model.state_dict().keys() == build_one().state_dict().keys()
+    for p in model.parameters():
+        p.data.zero_()
+    assert all(other(x)["res3"].abs().max() > 0 for other in others)  # by weights of their own
 
 
 @pytest.mark.parametrize("detector", ["retinanet", "fcos"])
