@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ TITLES = {
     "curves": "AP over iterations",
     "recipes": "Learning rates of the proxies",
     "final": "The final comparison",
+    "ranks": "What a proxy tells of a whole training",
 }
 
 PROXY_ITERATIONS = 150
@@ -130,6 +131,7 @@ class Plan:
             "curves": self._curves,
             "recipes": self._recipes,
             "final": self._final,
+            "ranks": self._ranks,
         }
         return makers[table](rows) if table in makers else []
 
@@ -159,14 +161,26 @@ class Plan:
         return [Part(TITLES["2"], ("trained on", "loss (searched on)"), cells)]
 
     def _functions(self, rows: Mapping) -> list[Part]:
-        cells = []
+        cells = [self._cell(labels, training) for labels, training in self._handcrafted_and_searched()]
+        return [Part(TITLES["3"], ("functions", "gradient scale"), cells)]
+
+    def _handcrafted_and_searched(self) -> Iterator[tuple[tuple[str, str], Training]]:
         for name in ("sigmoid", "sqrt", "linear", "square"):
-            cells.append(self._cell((name, "1"), self._training("retinanet", name, grad_scale=1.0)))
+            yield (name, "1"), self._training("retinanet", name, grad_scale=1.0)
         for scale, mode in itertools.product((1.0, None), ("shared", "separate")):
             loss = searched_by_100(self.dataset, mode, scale)
-            labels = f"searched, {mode}", "1" if scale else "searched"
-            cells.append(self._cell(labels, self._training("retinanet", loss)))
-        return [Part(TITLES["3"], ("functions", "gradient scale"), cells)]
+            yield (f"searched, {mode}", "1" if scale else "searched"), self._training("retinanet", loss)
+
+    def _ranks(self, rows: Mapping) -> list[Part]:
+        """Table 3's losses, the published one and that of the long search, as proxies and as whole trainings."""
+        losses = [*self._handcrafted_and_searched()]
+        for loss in (PUBLISHED["retinanet"], searched(self.dataset, "retinanet")):
+            losses.append(((loss, "its own"), self._training("retinanet", loss)))
+        parts = []
+        for iterations in (PROXY_ITERATIONS, self.iterations):
+            cells = [self._cell(labels, replace(training, iterations=iterations)) for labels, training in losses]
+            parts.append(Part(f"{iterations} iterations", ("functions", "gradient scale"), cells))
+        return parts
 
     def _losses(self, detector: str) -> tuple[list[str], list[str]]:
         """Baselines and others of the comparisons of whole trainings."""

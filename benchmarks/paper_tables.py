@@ -33,7 +33,7 @@ examples:
   python benchmarks/paper_tables.py --table 1 --detector retinanet --seeds 3 --show
 """
 
-TABLES = ("1", "2", "3", "figure1", "curves", "recipes", "final")
+TABLES = ("1", "2", "3", "figure1", "curves", "recipes", "final", "ranks")
 HERE = Path(__file__).parent
 
 

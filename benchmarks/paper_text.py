@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from paper_plans import PUBLISHED, TITLES, Cell, Part, Plan, row_of, searched
 from paper_rows import RESULTS
+from scipy.stats import spearmanr
 
 from paramap_d2.losses import HeadLoss, load_loss
 from paramap_d2.search.confirmation import half_width
@@ -102,6 +103,23 @@ def over_images(found: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str
     return f"{gain - half:+.1f} to {gain + half:+.1f}"
 
 
+def rank_correlation(proxies: Part, whole: Part, rows: Rows) -> str:
+    """Spearman's between what proxies and whole trainings with the same losses come to, of the losses that have both:
+    by the mean AP of all proxies, and by one proxy of each, as a search has it."""
+    cells = list(zip(proxies.cells, whole.cells, strict=True))
+    found = [pair for short, long in cells if all(pair := (aps(short, rows), aps(long, rows)))]
+    if len(found) < 3:
+        return f"{len(found)} losses have both; a rank correlation takes three."
+    means = [statistics.fmean(long) for _, long in found]
+
+    def to_means(values: Sequence[float]) -> str:
+        return f"{spearmanr(values, means).statistic:.2f}"
+
+    singles = [[short[n] for short, _ in found] for n in range(min(len(short) for short, _ in found))]
+    text = f"Rank correlation (Spearman's) of {len(found)} losses: {to_means([statistics.fmean(s) for s, _ in found])}"
+    return text + f" by the means, {', '.join(map(to_means, singles))} by single proxies."
+
+
 def budget(part: Part, rows: Rows) -> str:
     """What the figures of a part were made with."""
     trainings = [training for cell in part.cells for training in cell.trainings]
@@ -139,6 +157,8 @@ def report(name: str, plan: Plan, rows: Rows, folder: Path) -> str:
             else:
                 draw_part(part, rows, folder / picture)
             lines.append(f"![{part.title}]({picture})")
+    if name == "ranks":
+        lines.append(rank_correlation(*parts, rows))
     if name == "figure1":
         losses = functions(plan)
         draw_functions(losses, folder / "figure1.png")

@@ -171,6 +171,7 @@ def test_the_interval_over_images_knows_which_images_were_the_same(paper, traini
 def test_every_table_names_its_trainings_and_the_first_seed_comes_first(paper):
     plan = paper.plans.Plan("bccd", ["retinanet", "faster_rcnn", "deformable_detr"], 1500, 3)
     counts = {"1": 3 * 2 * 3 - 2, "2": 2 * 4 * 3, "3": 8 * 3, "curves": 14 * 3, "recipes": 8 * 3, "final": 14 * 3}
+    counts["ranks"] = 2 * 10 * 3
     for table, count in counts.items():
         wanted = paper.plans.missing(plan.parts(table, {}), {})
         assert len(wanted) == count, table
@@ -195,6 +196,23 @@ def test_searches_are_those_of_the_table(paper):
     assert paper.plans.search_of("bccd_retinanet").evaluations == 320
     with pytest.raises(LookupError):
         paper.plans.search_of("unheard")
+
+
+def test_proxies_are_ranked_against_whole_trainings(paper, tmp_path):
+    plan = paper.plans.Plan("bccd", ["retinanet"], 1500, 2)
+    rows = paper.rows.Rows(tmp_path / "trainings.db")
+    proxies, whole = plan.parts("ranks", {})
+    handcrafted = list(zip(proxies.cells, whole.cells, strict=True))[:4]
+    assert [(s.trainings[0].iterations, w.trainings[0].iterations) for s, w in handcrafted] == [(150, 1500)] * 4
+    assert paper.text.rank_correlation(proxies, whole, {}) == "0 losses have both; a rank correlation takes three."
+    shorts, longs = ((10.0, 30.0), (20.0, 10.0), (30.0, 20.0), (40.0, 50.0)), (50.0, 51.0, 52.0, 53.0)
+    for (short, long), proxy, ap in zip(handcrafted, shorts, longs, strict=True):
+        for training, value in zip(short.trainings, proxy, strict=True):
+            rows.add("ranks", training, result(value))
+        rows.add("ranks", long.trainings[0], result(ap))
+    text = paper.text.rank_correlation(proxies, whole, rows.all())
+    # Means 20, 15, 25, 45; the second seed's ranks are 3, 1, 2, 4: 1 - 6 * 6 / 60.
+    assert text == "Rank correlation (Spearman's) of 4 losses: 0.80 by the means, 1.00, 0.40 by single proxies."
 
 
 def test_val_chooses_the_rate_and_other_seeds_are_judged(paper, training, tmp_path):
