@@ -56,11 +56,12 @@ class Search:
     mode: str = "separate"
     grad_scale: float | None = None
 
-    def command(self, folder: str) -> list[str]:
+    def command(self, folder: str, workers: int) -> list[str]:
         """Arguments of ``paramap``; the search starts at the identity, as in the paper."""
         population = 16
         command = ["evolve", "--config-file", get_config_file(CONFIGS[self.dataset, self.detector])]
-        command += ["--output-dir", folder, "--init", "linear", "--seed", "0", "--threads", "1", "--stop", "halving"]
+        command += ["--output-dir", folder, "--workers", workers, "--threads", "1", "--seed", "0"]
+        command += ["--init", "linear", "--stop", "halving"]
         command += ["--population", population, "--generations", math.ceil(self.evaluations / population)]
         command += ["--evaluations", self.evaluations, "--mode", self.mode]
         if self.grad_scale is not None:

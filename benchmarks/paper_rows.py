@@ -140,6 +140,8 @@ class Training:
     def key(self) -> str:
         """The same for two trainings that are the same, 16 hexadecimal digits."""
         what = {**asdict(self), "loss": self.digest(), "recipe": self.recipe()}
+        if self.dataset == "own":
+            what["data"] = _own_data()
         return _sha256(what)
 
     def config(self) -> Any:
@@ -153,6 +155,18 @@ class Training:
             f"{self.dataset} {self.detector} {self.loss}{extra}, lr {self.learning_rate:g}, seed {self.seed}, "
             f"{self.iterations} iterations, {self.split}"
         )
+
+
+@functools.cache
+def _own_data() -> Any:
+    """Digest of what PARAMAP_DATASETS names; None where that is not there, and so is nobody's own."""
+    from paramap_d2.data import DatasetError
+    from paramap_d2.data.digest import digest
+
+    try:
+        return digest([f"own_{split}" for split in ("train", "val", "test")])
+    except DatasetError:
+        return None
 
 
 @functools.cache

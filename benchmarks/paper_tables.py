@@ -174,18 +174,23 @@ class Runner:
         """Searches the loss where it is not there."""
         from paper_plans import search_of
 
+        from paramap_d2.search.heartbeat import DONE
+        from paramap_d2.search.life import read_life
+        from paramap_d2.search.status import read_search
+
         path = training.loss_file
         if path is None or path.exists():
             return True
         folder = self.work / "searches" / path.stem
-        command = search_of(path.stem).command(str(folder))
+        command = search_of(path.stem).command(str(folder), self.workers)
         if (folder / "search.db").exists():
-            command = ["evolve", "--output-dir", str(folder), "--resume"]
+            command = ["evolve", "--output-dir", str(folder), "--resume", "--workers", str(self.workers)]
         if self.until < float("inf"):
             command[1:1] = ["--hours", f"{max(0.01, (self.until - time.time()) / 3600):.2f}"]
         print(f"searching {path.stem}: paramap {' '.join(command)}", flush=True)
-        done = subprocess.run([sys.executable, "-m", "paramap_d2", *command, "--workers", str(self.workers)])
-        if done.returncode == 0 and time.time() < self.until:
+        done = subprocess.run([sys.executable, "-m", "paramap_d2", *command])
+        whole = done.returncode == 0 and read_life(folder, *read_search(folder)).state == DONE  # --hours cuts it short
+        if whole:
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / "best.json", path)
             return True

@@ -107,10 +107,13 @@ def test_ones_own_data_says_how_many_classes_it_has(paper, training, monkeypatch
     assert own.key()  # known without the data
     with pytest.raises(DatasetError, match="own_train"):
         own.options()
+    before = own.key()
+    monkeypatch.setattr(paper.rows, "_own_data", lambda: {"own_train": "digest"})
+    assert before != own.key()
     monkeypatch.setattr("paramap_d2.data.check_datasets", lambda name: None)
     monkeypatch.setattr(evaluation, "read_truth", lambda name: SimpleNamespace(class_names=["a", "b", "c", "d"]))
     assert own.options()[:2] == ["MODEL.RETINANET.NUM_CLASSES", 4]
-    assert paper.plans.search_of("own_retinanet").command("out")[-6:-4] == ["MODEL.RETINANET.NUM_CLASSES", "4"]
+    assert paper.plans.search_of("own_retinanet").command("out", 1)[-6:-4] == ["MODEL.RETINANET.NUM_CLASSES", "4"]
 
 
 def test_rows_come_back_and_the_first_of_a_training_stays(paper, training, tmp_path):
@@ -190,7 +193,8 @@ def test_searches_are_those_of_the_table(paper):
     from paramap_d2.cli.evolve import build_parser
 
     search = paper.plans.search_of("bccd_retinanet_100_shared_scale1")
-    options = build_parser().parse_args(search.command("out")[1:])
+    options = build_parser().parse_args(search.command("out", 3)[1:])
+    assert options.workers == 3
     assert (options.mode, options.fix_grad_scale, options.evaluations, options.init) == ("shared", 1.0, 100, ["linear"])
     assert options.opts == ["DATASETS.TRAIN", "('bccd_train',)", "DATASETS.TEST", "('bccd_val',)"]
     assert paper.plans.search_of("bccd_retinanet").evaluations == 320
@@ -301,8 +305,11 @@ def test_a_field_that_trainings_lack_is_one_line():
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("status", [0, 1])
-def test_a_loss_that_is_not_there_is_searched_first(paper, training, tmp_path, monkeypatch, status):
+@pytest.mark.parametrize("status, state, whole", [(0, "done", True), (0, "interrupted", False), (1, "done", False)])
+def test_a_loss_that_is_not_there_is_searched_first(paper, training, tmp_path, monkeypatch, status, state, whole):
+    from paramap_d2.cli.evolve import build_parser
+    from paramap_d2.search.store import Store
+
     monkeypatch.setattr(paper.tables, "HERE", tmp_path)
     monkeypatch.setattr(paper.rows, "RESULTS", tmp_path)
     (tmp_path / "paper_training.py").write_text(SCRIPT.replace("{RESULT}", repr(result(50.0))))
@@ -314,6 +321,8 @@ def test_a_loss_that_is_not_there_is_searched_first(paper, training, tmp_path, m
         folder.mkdir(parents=True)
         presets = BENCHMARKS.parent / "paramap_d2" / "losses" / "presets"
         shutil.copyfile(presets / "retinanet-coco.json", folder / "best.json")
+        Store(folder / "search.db").close()
+        (folder / "status.json").write_text(json.dumps({"state": state}))
         return SimpleNamespace(returncode=status)
 
     monkeypatch.setattr(paper.tables.subprocess, "run", search)
@@ -322,6 +331,8 @@ def test_a_loss_that_is_not_there_is_searched_first(paper, training, tmp_path, m
     wanted = [replace(training, loss="bccd_retinanet_100_shared")]
     problems = runner.run("3", lambda known: [t for t in wanted if paper.plans.row_of(t, known) is None])
     (command,) = asked
-    assert command[2:4] == ["paramap_d2", "evolve"] and command[command.index("--mode") + 1] == "shared"
-    assert [row["loss"] for row in rows.all().values()] == ["bccd_retinanet_100_shared"] * (status == 0)
-    assert [problem.split(" (")[0] for problem in problems] == ["its search has not ended"] * (status == 1)
+    assert command[2:4] == ["paramap_d2", "evolve"]
+    options = build_parser().parse_args(command[4:])
+    assert (options.mode, options.workers) == ("shared", 1)
+    assert [row["loss"] for row in rows.all().values()] == ["bccd_retinanet_100_shared"] * whole
+    assert [problem.split(" (")[0] for problem in problems] == ["its search has not ended"] * (not whole)
