@@ -11,7 +11,6 @@ from fvcore.common.registry import Registry
 
 from paramap_d2.errors import UserError
 from paramap_d2.losses import Sibling, head_losses, load_any_loss
-from paramap_d2.losses.global_batch import several_processes
 from paramap_d2.losses.quality import QUALITIES
 
 
@@ -139,13 +138,16 @@ def _check_stock_keys(cfg: CfgNode) -> None:
         check_format(cfg.INPUT.FORMAT)
 
 
-def check_config(cfg: CfgNode, eval_only: bool = False, resume: bool = False, fitness: bool = False) -> None:
+def check_config(
+    cfg: CfgNode, eval_only: bool = False, resume: bool = False, fitness: bool = False, processes: int = 1
+) -> None:
     """Everything that can be known to be wrong before a model is built, data included. Once, before processes start.
 
     Args:
         eval_only: only evaluate: no training data are needed, but weights.
         resume: go on from the last checkpoint, if there is one.
         fitness: the AP on the first test data is a search's fitness.
+        processes: that train it together.
 
     Raises:
         UserError: data that cannot be trained on, weights that are not there, a class count that does not fit the data,
@@ -188,13 +190,24 @@ def check_config(cfg: CfgNode, eval_only: bool = False, resume: bool = False, fi
         timm, model = cfg.MODEL.TIMM, cfg.MODEL
         check_pixels(timm.NAME, timm.WEIGHTS, cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD)
     heads = detector_heads(cfg)
-    if heads and cfg.MODEL.PARAM_AP.TOP_K and cfg.MODEL.PARAM_AP.GLOBAL_BATCH and several_processes():
-        raise ConfigError(
-            "MODEL.PARAM_AP.TOP_K counts one process's samples: with several, add MODEL.PARAM_AP.GLOBAL_BATCH False"
-        )
     if heads:
         options = cfg.MODEL.PARAM_AP
         check_loss(heads, options.LOSS, options.QUALITY, options.BLOCK_GRADIENT, options.TOP_K)
+        if options.GLOBAL_BATCH and not eval_only:
+            check_top_k("MODEL.PARAM_AP.TOP_K", options.TOP_K, "MODEL.PARAM_AP.GLOBAL_BATCH False", processes)
+
+
+def check_top_k(key: str, top_k: int | None, instead: str, processes: int) -> None:
+    """
+    Args:
+        top_k: of a loss that ranks the batches of all processes as one.
+        instead: the option that has each rank its own.
+
+    Raises:
+        UserError: there are several processes, whose highest scores nobody knows together.
+    """
+    if top_k and processes > 1:
+        raise ConfigError(f"{key} counts one process's samples: with {processes} of them, add {instead}")
 
 
 def check_loss(

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paramap_d2.losses import HEADS
 
-from .checks import ConfigError, check_data, check_loss, check_weights
+from .checks import ConfigError, check_data, check_loss, check_top_k, check_weights
 
 REQUIRED = ("model", "optimizer", "lr_multiplier", "dataloader.train", "train.max_iter")
 """What a config that can be trained defines; ``dataloader.test`` and ``dataloader.evaluator`` where it is evaluated."""
@@ -234,7 +234,9 @@ def dataset_names(cfg: DictConfig, splits: Sequence[str] = ("train", "test")) ->
     return list(dict.fromkeys(found))
 
 
-def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = False, fitness: bool = False) -> None:
+def check_lazy_config(
+    cfg: DictConfig, eval_only: bool = False, resume: bool = False, fitness: bool = False, processes: int = 1
+) -> None:
     """Everything that can be known to be wrong before a model is built; arguments as those of ``check_config``.
 
     Raises:
@@ -267,6 +269,9 @@ def check_lazy_config(cfg: DictConfig, eval_only: bool = False, resume: bool = F
         for options in of_head:
             others = {key: options[key] for key in ("quality", "block_gradient", "top_k") if key in options}
             check_loss((head,), options.loss, **others)
+            if options.get("global_batch", True) and not eval_only:
+                key = options._get_full_key
+                check_top_k(key("top_k"), options.get("top_k"), f"{key('global_batch')}=False", processes)
 
 
 def _check_timm(cfg: DictConfig) -> None:

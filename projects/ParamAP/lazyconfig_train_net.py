@@ -40,7 +40,7 @@ def command():
     if not args.config_file:
         parser.error("--config-file is needed")
     cfg = read_lazy_config(args.config_file, args.opts)
-    check_lazy_config(cfg, args.eval_only, args.resume)
+    check_lazy_config(cfg, args.eval_only, args.resume, processes=args.num_gpus * args.num_machines)
     if args.resume and not args.eval_only:
         check_resume(cfg)
     launch(

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -85,6 +87,15 @@ def test_checks(file, opts, message):
     cfg = read_config(file(BASE), ["DATASETS.TRAIN", "('shapes_train',)", *opts])
     with pytest.raises(UserError, match=message):
         check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    "processes, more, refused", [(1, [], False), (2, [], True), (2, ["MODEL.PARAM_AP.GLOBAL_BATCH", "False"], False)]
+)
+def test_the_highest_scores_are_those_of_one_process(file, processes, more, refused):
+    cfg = read_config(file(BASE), ["DATASETS.TRAIN", "('shapes_train',)", "MODEL.PARAM_AP.TOP_K", "9", *more])
+    with pytest.raises(UserError, match="with 2 of them, add .*GLOBAL_BATCH") if refused else nullcontext():
+        check_config(cfg, processes=processes)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,14 @@ def test_what_does_not_fit_is_known_before_anything_is_built(file, option, messa
         check_lazy_config(read_lazy_config(file, [option]))
 
 
+def test_the_highest_scores_are_those_of_one_process():
+    cfg = read_lazy_config(RETINANET, ["+model.param_ap.top_k=9"])
+    check_lazy_config(cfg)
+    with pytest.raises(UserError, match=r"model.param_ap.top_k .* 2 of them, add model.param_ap.global_batch=False"):
+        check_lazy_config(cfg, processes=2)
+    check_lazy_config(read_lazy_config(RETINANET, ["+model.param_ap.top_k=9", "+model.param_ap.global_batch=False"]))
+
+
 def test_what_means_nothing_to_a_loss_without_functions_is_known_before_anything_is_built():
     cfg = read_lazy_config(RETINANET, ["model.param_ap.loss=ap-loss", "+model.param_ap.top_k=9"])
     with pytest.raises(UserError, match="top_k .* ap-loss has no use for 9"):

@@ -108,7 +108,7 @@ class YamlProxyConfig:
             raise _no_loss(config_file, cfg.MODEL.META_ARCHITECTURE)
         if not cfg.DATASETS.TEST:
             raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
-        check_config(cfg, fitness=True)
+        check_config(cfg, fitness=True, processes=processes)
         cfg = _of_a_proxy(cfg, processes)
         if cfg.SOLVER.MAX_ITER < 1:
             raise UserError(f"SOLVER.MAX_ITER must be at least 1, not {cfg.SOLVER.MAX_ITER}")
@@ -166,7 +166,7 @@ class YamlProxyConfig:
         class Two(self._trainer(cfg)):
             @classmethod
             def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-                return list(islice(super().build_test_loader(cfg, dataset_name), 2))
+                return [images[:1] for images in islice(super().build_test_loader(cfg, dataset_name), 2)]
 
         return Two.test(cfg, Two.build_model(cfg))
 
@@ -229,7 +229,7 @@ class LazyProxyConfig:
         if not heads:
             detector = lazy_config.target(cfg.model)
             raise _no_loss(config_file, getattr(detector, "__name__", str(detector)))
-        lazy_config.check_lazy_config(cfg, fitness=True)
+        lazy_config.check_lazy_config(cfg, fitness=True, processes=processes)
         for part in ("test", "evaluator"):
             if part not in cfg.dataloader:
                 raise UserError(f"config {config_file} defines no dataloader.{part}, and a fitness needs one")
