@@ -11,6 +11,8 @@ from random import Random
 from paramap_d2.errors import UserError
 from paramap_d2.files import write_whole
 
+from .coco_file import read_coco
+
 _ATTEMPTS = 20  # other orders to deal in before giving up; nearly always the first succeeds
 
 __all__ = ["SplitError", "split_coco", "split_file"]
@@ -158,8 +160,8 @@ def split_file(
     taken away again.
 
     Raises:
-        SplitError: also when the source is not readable as COCO's instances, or a file exists or cannot be
-            written.
+        SplitError: also when a file exists or cannot be written.
+        DatasetError: the source cannot be read as COCO's instances.
     """
     source, targets = Path(source), [Path(first), Path(second)]
     for target in targets:
@@ -181,21 +183,7 @@ def split_file(
 
 
 def _read(source: Path) -> dict:
-    try:
-        coco = json.loads(source.read_text())
-    except OSError as error:
-        raise SplitError(f"cannot read {source}: {error.strerror}") from error
-    except ValueError as error:
-        raise SplitError(f"{source} is not JSON: {error}") from error
-    needed = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
-    for key, fields in needed.items():
-        entries = coco.get(key) if isinstance(coco, dict) else None
-        if not isinstance(entries, list):
-            raise SplitError(f"{source} has no list '{key}': expected COCO's instances format")
-        for k, entry in enumerate(entries):
-            lacking = [f for f in fields if not isinstance(entry, dict) or f not in entry]
-            if lacking:
-                raise SplitError(f"{source}: {key}[{k}] has no '{lacking[0]}'")
-    if len({image["id"] for image in coco["images"]}) != len(coco["images"]):
-        raise SplitError(f"{source}: two images have the same id")
+    coco = read_coco(source)
+    if "annotations" not in coco:
+        raise SplitError(f"{source} has no list 'annotations': there is nothing to split by")
     return coco

@@ -254,7 +254,7 @@ class CalibrationHook(HookBase):
             logger.warning("This detector will not be calibrated on %s: %s", self.dataset_name, error)
 
     def after_train(self) -> None:
-        if self.trainer.iter + 1 < self.trainer.max_iter:  # the training has failed
+        if self.trainer.iter < self.trainer.max_iter:  # the training has failed
             return
         try:
             calibrated = calibrate(self.model, self.build_loader(), self.dataset_name)

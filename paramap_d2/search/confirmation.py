@@ -50,7 +50,7 @@ class Verdict:
     Attributes:
         challenger, start: their genomes.
         of_challenger, of_start: their confirming evaluations; none where the challenger is the start.
-        role: what the challenger is, such as ``centre of ga``.
+        role: what the challenger is: ``centre``, ``best finalist`` or ``best proxy``.
     """
 
     challenger: Genome

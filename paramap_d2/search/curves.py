@@ -19,6 +19,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from .evolution import GenerationEnd
+from .names import numbered
 from .store import ENQUEUED, FAILURES, FINISHED, PROXIES, SEARCH, Evaluation
 
 logger = logging.getLogger("paramap_d2.search")
@@ -52,6 +53,7 @@ class Curves:
         self._folder, self._metric, self._genes = folder, metric, genes
         self._names = dict(names or {})
         self._told: Counter[str] = Counter()
+        self._centres = 0
         self._file: BinaryIO | None = None
         self.last = 0
         with self._guarded():
@@ -77,7 +79,11 @@ class Curves:
         Failures have no figures."""
         for e in evaluations:
             self.last = e.id
-            name = self._names.setdefault(tuple(e.genome), str(e.id) if e.stage in PROXIES else "centre")
+            if tuple(e.genome) not in self._names:
+                self._centres += e.stage not in PROXIES
+                called = str(e.id) if e.stage in PROXIES else numbered("centre", self._centres)
+                self._names[tuple(e.genome)] = called
+            name = self._names[tuple(e.genome)]
             if e.status != FINISHED:
                 continue
             figures = {self._metric: e.fitness}

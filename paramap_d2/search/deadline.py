@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from .store import Evaluation
+from .store import FINISHED, Evaluation
 
 
 class TimeUp(KeyboardInterrupt):
@@ -18,24 +18,40 @@ class TimeUp(KeyboardInterrupt):
 
 
 class Deadline:
-    """Args: seconds: from now on; None for no end."""
+    """Args: seconds: from now on; None for no end.
+
+    Attributes:
+        passed_over: whether something was left out for want of time.
+    """
 
     def __init__(self, seconds: float | None = None):
         self._end = math.inf if seconds is None else time.monotonic() + seconds
+        self.passed_over = False
 
-    def leaves(self, evaluations: Sequence[Evaluation], *trainings: tuple[int, float], workers: int) -> bool:
-        """Whether there is time for more trainings, if they take as long as those so far.
+    def leaves(
+        self, evaluations: Sequence[Evaluation], generation: int, *last: tuple[int, int | None], workers: int
+    ) -> bool:
+        """Whether there is time for another generation and the last trainings, one kind after the other, at the pace so
+        far. The last ones are whole, however many proxies were ended early.
 
         Args:
-            evaluations: those so far.
-            trainings: how many, and how many times as long each is; what comes after each other one by one.
+            evaluations: proxies so far.
+            generation: proxies of it.
+            last: how many trainings of how many iterations; None for as many as a proxy's.
         """
-        seconds = [e.seconds for e in evaluations if e.counts and e.seconds > 0]
-        if self._end == math.inf or not seconds:
+        known = [e for e in evaluations if e.counts and e.seconds > 0]
+        if self._end == math.inf or not known:
             return True
-        usual = statistics.median(seconds)
-        rounds = sum(math.ceil(count / workers) * length for count, length in trainings)
-        return time.monotonic() + rounds * usual <= self._end
+        planned = max(e.planned for e in known)
+        finished = [e.seconds for e in known if e.status == FINISHED]
+        whole = statistics.median(finished or [e.seconds * max(1.0, planned / max(1, e.iterations)) for e in known])
+        seconds = math.ceil(generation / workers) * statistics.median(e.seconds for e in known)
+        for count, iterations in last:
+            lengths = iterations / planned if iterations and planned else 1.0
+            seconds += math.ceil(count / workers) * lengths * whole
+        enough = time.monotonic() + seconds <= self._end
+        self.passed_over |= not enough
+        return enough
 
     @contextmanager
     def raised(self) -> Iterator[None]:

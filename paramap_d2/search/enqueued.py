@@ -26,7 +26,7 @@ from .algorithms.sampling import rounded
 from .names import loss_names, short_name
 from .space import Genome
 from .status import STORE, searched_space
-from .store import Store
+from .store import PROXIES, Store
 
 logger = logging.getLogger("paramap_d2.search")
 
@@ -131,7 +131,8 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
         there[tuple(genome)] = f"given as {name}"
         added.append({"genome": genome, "name": os.path.abspath(name) if os.path.exists(name) else name})
     generation = max(1 + max(told, default=-1), 1 + _taken(settings)["until"])
-    planned = settings.get("generations")
+    planned, limit = settings.get("generations"), settings.get("evaluations")
+    spent = limit is not None and sum(e.stage in PROXIES and e.attempt == 1 for e in evaluations) >= limit
     over = planned is not None and generation >= planned
     if over and settings.get("algorithm") in FIXED_LENGTH:
         raise UserError(
@@ -147,8 +148,13 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
         raise UserError(f"{folder / FOLDER} cannot be written: {error.strerror}") from None
     what = f"{len(added)} loss{'es' * (len(added) > 1)} enqueued"
     resume = shlex.join(["paramap", "evolve", "--resume", "--output-dir", str(folder)])
+    if not over and not spent:
+        return f"{what}, trained with generation {generation}" + ("" if alive else f": {resume}")
+    ends, more = [], []
     if over:
-        return (
-            f"{what}; generation {planned - 1} was to be the last, {resume} --generations {generation + 1} trains more"
-        )
-    return f"{what}, trained with generation {generation}" + ("" if alive else f": {resume}")
+        ends.append(f"generation {planned - 1} was to be the last")
+        more.append(f"--generations {generation + 1}")
+    if spent:
+        ends.append(f"the {limit} proxies are used up")
+        more.append(f"--evaluations {limit + settings['population'] + len(waiting(folder))}")
+    return f"{what}; {' and '.join(ends)}: {resume} {' '.join(more)} trains more"

@@ -111,7 +111,8 @@ def evolve(
     later = {CONFIRM: (2 * schedule.confirm, schedule.final_iterations)}
     if schedule.final_iterations:
         later[FINAL] = schedule.finalists, schedule.final_iterations
-    trainings = Trainings(evaluate, executor, store, schedule.retries, schedule.planned(algorithm), later, on_progress)
+    planned = schedule.planned(algorithm), schedule.evaluations
+    trainings = Trainings(evaluate, executor, store, schedule.retries, *planned, later, on_progress)
     done, told = trainings.done, store.told()
 
     def affordable(tasks: list[Task]) -> list[Task]:
@@ -140,10 +141,7 @@ def evolve(
             Task(generation, place, genome, schedule.seed, checkpoints=marks) for place, genome in enumerate(genomes)
         ]
         if generation and generation not in told and deadline is not None:
-            planned = max((e.planned for e in done), default=0)
-            longer = schedule.final_iterations / planned if schedule.final_iterations and planned else 1.0
-            last = (2 * schedule.confirm, longer), (schedule.finalists * bool(schedule.final_iterations), longer)
-            if not deadline.leaves(done, (len(tasks), 1.0), *last, workers=executor.workers):
+            if not deadline.leaves(done, len(tasks), *later.values(), workers=executor.workers):
                 break
         enqueued: list[Genome] = []
         if intake is not None:

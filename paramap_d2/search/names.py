@@ -34,12 +34,23 @@ def loss_names(settings: Mapping[str, Any]) -> dict[tuple[float, ...], str]:
 
 
 def all_names(evaluations: Iterable[Evaluation], settings: Mapping[str, Any]) -> dict[tuple[float, ...], str]:
-    """What every loss of a search is called. One that was never asked for is the algorithm's centre."""
+    """What every loss of a search is called. One that was never asked for is the algorithm's centre; a search that went
+    on after its end has several."""
     names = loss_names(settings)
     centre = f"centre of {settings.get('algorithm', 'the search')}"
+    centres = 0
     for e in sorted(evaluations, key=lambda e: (e.stage not in PROXIES, e.id)):
-        names.setdefault(tuple(e.genome), f"#{e.id}" if e.stage in PROXIES else centre)
+        if tuple(e.genome) in names:
+            continue
+        if e.stage not in PROXIES:
+            centres += 1
+        names[tuple(e.genome)] = f"#{e.id}" if e.stage in PROXIES else numbered(centre, centres)
     return names
+
+
+def numbered(name: str, number: int) -> str:
+    """The first of several by the name alone."""
+    return name if number == 1 else f"{name} {number}"
 
 
 def short_name(name: str) -> str:

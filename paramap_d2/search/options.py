@@ -22,7 +22,8 @@ FRESH = ("output_dir", "resume", "accept_changes")
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """See ``paramap evolve --help``."""
+    """See ``paramap evolve --help``. With ``resume`` they are all the options that the search goes on with:
+    :func:`resumed_options` gives its own."""
 
     config_file: str
     output_dir: str
@@ -67,13 +68,21 @@ class SearchOptions:
         options["config_file"] = _absolute(self.config_file)
         options["init"] = self.init and [_absolute(name) for name in self.init]
         options["fixed"] = self.fixed and _absolute(self.fixed)
-        places = {name: os.path.abspath(os.environ[name]) for name in ENVIRONMENT if os.environ.get(name)}
+        options["opts"] = [_with_absolute_loss(option) for option in self.opts]
+        named = {"DETECTRON2_DATASETS": "datasets", **os.environ}  # Detectron2's own default
+        places = {name: os.path.abspath(named[name]) for name in ENVIRONMENT if named.get(name)}
         return {"options": options, "environment": places, "folder": os.getcwd()}
 
 
 def _absolute(name: str) -> str:
     """Of a file; a preset's name stays."""
     return os.path.abspath(name) if os.path.exists(name) else name
+
+
+def _with_absolute_loss(option: str) -> str:
+    """Of a config's option, ``KEY=VALUE`` or a VALUE alone, that names a loss file."""
+    key, equals, value = option.rpartition("=")
+    return key + equals + _absolute(value) if value.endswith(".json") else option
 
 
 def resumed_options(given: Mapping[str, Any]) -> SearchOptions:
@@ -86,7 +95,8 @@ def resumed_options(given: Mapping[str, Any]) -> SearchOptions:
     with Store(Path(given["output_dir"]) / "search.db", readonly=True) as store:
         settings = store.settings()
     for name, value in settings.get("environment", {}).items():
-        os.environ.setdefault(name, value)
+        if os.path.exists(value):  # it may be another machine
+            os.environ.setdefault(name, value)
     if (folder := settings.get("folder")) and folder not in sys.path:
         sys.path.append(folder)  # of the user's own modules
     before = settings.get("options") or _options_of_version_2(settings)

@@ -229,6 +229,10 @@ def _run(
                     deadline=deadline,
                     intake=Intake(folder, store),
                 )
+            if deadline.passed_over:
+                early = f"no time was left for another generation within {options.hours:g} h"
+                logger.info(f"{early}, as --hours has it; go on with --resume")
+                heartbeat.end(INTERRUPTED, early)
         except TimeUp:
             logger.info(f"ended after {options.hours:g} h, as --hours has it; go on with --resume")
             heartbeat.end(INTERRUPTED, f"after {options.hours:g} h, as --hours has it")

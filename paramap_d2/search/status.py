@@ -34,7 +34,7 @@ STORE = "search.db"
 class Progress:
     """How far a search is."""
 
-    done: int  # evaluations that need not be done again
+    done: int  # trainings that ended, with all their tries
     planned: int | None  # None where the settings do not say
     generation: int | None  # the latest with an evaluation
     finished: int
@@ -51,13 +51,10 @@ class Progress:
 def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> Progress:
     """How far the search is, from its evaluations and settings (those it lacks are left open)."""
     statuses = Counter(e.status for e in evaluations)
-    done = len(evaluations) - statuses[INTERRUPTED]
-    planned = settings.get("planned")
+    trainings = Counter(e.stage for e in evaluations if e.status != INTERRUPTED and e.attempt == 1)
+    done, planned = trainings.total(), settings.get("planned")
     if planned is not None:
-        # Later trainings come on top of what was planned, and repeats where their number is not limited.
-        extra = (FINAL, CONFIRM) if settings.get("evaluations") else (ENQUEUED, REPEAT, FINAL, CONFIRM)
-        planned += sum(e.stage in extra for e in evaluations if e.status != INTERRUPTED)
-        planned = max(planned, done)
+        planned = max(all_planned(planned, settings.get("evaluations"), trainings), done)
     compute = sum(e.seconds for e in evaluations)
     wall = _wall_seconds(evaluations)
     workers = settings.get("workers") or len({e.worker for e in evaluations})
@@ -76,6 +73,19 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
         utilisation=min(compute / (wall * workers), 1.0) if wall > 0 else None,
         seconds_left=wall / done * (planned - done) if planned is not None and done and wall > 0 else None,
     )
+
+
+def all_planned(proxies: int, limit: int | None, beside: Mapping[str, int]) -> int:
+    """Trainings of a search.
+
+    Args:
+        proxies: that the algorithm asks for.
+        limit: of proxies, with repeats and enqueued ones; None for no limit.
+        beside: by stage, those that are known to come or were made beside what the algorithm asks for.
+    """
+    proxies += sum(beside.get(stage, 0) for stage in (ENQUEUED, REPEAT))
+    proxies = proxies if limit is None else min(proxies, limit)
+    return proxies + sum(beside.get(stage, 0) for stage in (FINAL, CONFIRM))
 
 
 def _saved(evaluations: Sequence[Evaluation]) -> float:
@@ -139,7 +149,7 @@ def status_text(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) 
     """Progress, best loss and failures as lines for a terminal."""
     now = progress(evaluations, settings)
     of = "" if now.planned is None else f" of {now.planned} ({now.done / now.planned:.0%})"
-    lines = [f"evaluations  {now.done}{of}: {now.finished} finished, {sum(now.failures.values())} failed"]
+    lines = [f"evaluations  {now.done}{of}: {now.finished} finished, {now.done - now.finished - now.stopped} failed"]
     if now.stopped:
         lines[0] += f", {now.stopped} stopped early ({now.saved:.0%} of the iterations saved)"
     if now.interrupted:

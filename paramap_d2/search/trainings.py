@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from .candidates import Candidate, best_candidate
 from .executors.local import Evaluate, Executor
 from .proxies.proxy import Outcome, Task, tail
+from .status import all_planned
 from .store import CONFIRM, FAILED, FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError
 
 
@@ -44,6 +45,7 @@ class Trainings:
         evaluate, executor: what a task is evaluated by, and where.
         retries: of what the machine failed, at most.
         planned: proxies that are known to come from the start.
+        limit: of proxies, repeats and enqueued ones among them; None for no limit.
         later: after them, by stage how many trainings of how many iterations (None: as many as a proxy's).
         on_progress: is told when an evaluation begins or ends.
 
@@ -62,6 +64,7 @@ class Trainings:
         store: Store,
         retries: int,
         planned: int,
+        limit: int | None,
         later: Mapping[str, tuple[int, int | None]],
         on_progress: Callable[[SearchProgress], None],
     ):
@@ -73,7 +76,8 @@ class Trainings:
         self.made = 0
         self.round = 0
         self._running: dict[int, Running] = {}
-        self._planned, self._extra, self._later = planned, 0, dict(later)
+        self._planned, self._limit, self._later = planned, limit, dict(later)
+        self._extra: Counter[str] = Counter()  # trainings by stage, beside the planned ones
         self._tasks: Sequence[Task] = ()
         self._trained = 0.0
         ended = [e for e in store.evaluations() if e.status != INTERRUPTED]
@@ -87,7 +91,7 @@ class Trainings:
 
     def run(self, tasks: Sequence[Task]) -> list[Evaluation]:
         """An evaluation of every task, in their order."""
-        self._extra += sum(task.stage != SEARCH for task in tasks)
+        self._extra.update(task.stage for task in tasks if task.stage != SEARCH)
         self._begin(tasks)
         found = [self._last.get(_key(task)) for task in tasks]
         # What the machine failed in an earlier run is tried again in this one.
@@ -123,7 +127,7 @@ class Trainings:
         end = self._begun.get(tasks[0].generation + 1)
         repeats = [e for e in self._repeats if end is None or e.id < end]
         self._repeats = self._repeats[len(repeats) :]
-        self._extra += len(repeats)
+        self._extra[REPEAT] += len(repeats)
         self._keep([*found, *repeats])
         return found
 
@@ -191,7 +195,7 @@ class Trainings:
         highest = [e.fitness for e in ended if e.status == FINISHED and e.stage != REPEAT]
         if self.leader is not None:
             highest.append((self.leader.final or self.leader).mean)
-        total = max(self._planned + self._extra, len(self.done) + len(current))
+        total = max(all_planned(self._planned, self._limit, self._extra), len(self.done) + len(current))
         done = len(self.done) + len(ended)
         now = [self._length(task.iterations) for task, e in zip(self._tasks, current, strict=True) if e is None]
         later = [count * self._length(iterations) for count, iterations in self._later.values()]

@@ -8,8 +8,8 @@ from paramap_d2.cli import run
 @pytest.fixture
 def source(tmp_path):
     coco = {
-        "images": [{"id": k} for k in range(30)],
-        "annotations": [{"id": k + 1, "image_id": k, "category_id": 1 + k % 3} for k in range(30)],
+        "images": [{"id": k, "file_name": f"{k}.jpg", "width": 8, "height": 8} for k in range(30)],
+        "annotations": [{"image_id": k, "category_id": 1 + k % 3, "bbox": [1, 2, 3, 4]} for k in range(30)],
         "categories": [{"id": c, "name": str(c)} for c in (1, 2, 3)],
     }
     path = tmp_path / "instances_train2017.json"
@@ -52,12 +52,14 @@ def test_refuses_to_overwrite_either(source, capsys):
     "content, message",
     [
         ("not json", "is not JSON"),
-        ("[1]", "has no list 'images'"),
+        ("[1]", "holds a list: expected an object"),
         ('{"images": [], "annotations": []}', "has no list 'categories'"),
-        ('{"images": [{}], "annotations": [], "categories": []}', "images[0] has no 'id'"),
-        ('{"images": [3], "annotations": [], "categories": []}', "images[0] has no 'id'"),
+        ('{"images": [{}], "annotations": [], "categories": []}', "images[0] has the id null"),
+        ('{"images": [3], "annotations": [], "categories": []}', "images[0] is a 3, not an object"),
         ('{"images": [{"id": 1}, {"id": 1}], "annotations": [], "categories": []}', "the same id"),
-        ('{"images": [], "annotations": [], "categories": []}', "cannot hold out 0 of 0 images"),
+        ('{"images": [], "annotations": [], "categories": []}', "'categories' is empty"),
+        ('{"images": [], "categories": [{"id": 1, "name": "a"}]}', "has no list 'annotations'"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "cannot hold out 0 of 0 images"),
     ],
 )
 def test_bad_sources_get_one_line(tmp_path, capsys, content, message):

@@ -10,15 +10,16 @@ from paramap_d2.data.split import SplitError, split_coco, split_file
 
 def make(classes_of_images, crowd=()):
     """A COCO dict; `classes_of_images` is one list of category ids for each image."""
+    box = [1, 2, 3, 4]
     annotations = [
-        {"id": 100 * k + n + 1, "image_id": k, "category_id": c, "iscrowd": int((k, c) in crowd)}
+        {"id": 100 * k + n + 1, "image_id": k, "category_id": c, "bbox": box, "iscrowd": int((k, c) in crowd)}
         for k, classes in enumerate(classes_of_images)
         for n, c in enumerate(classes)
     ]
     ids = sorted({item["category_id"] for item in annotations})
     return {
         "info": {"year": 2017},
-        "images": [{"id": k, "file_name": f"{k}.jpg"} for k in range(len(classes_of_images))],
+        "images": [{"id": k, "file_name": f"{k}.jpg", "width": 8, "height": 8} for k in range(len(classes_of_images))],
         "annotations": annotations,
         "categories": [{"id": c, "name": f"class {c}"} for c in ids],
     }

@@ -173,6 +173,18 @@ def test_a_detector_without_an_exact_fold_is_told_before_its_training(tiny, tmp_
     assert "softmax" in caplog.text
 
 
+@pytest.mark.parametrize("last, calibrated", [(7, False), (8, True), (9, True)])  # one more: resumed at its end
+def test_a_training_that_fails_is_not_calibrated_however_late(trained, tmp_path, monkeypatch, last, calibrated):
+    calls = []
+    monkeypatch.setattr(engine, "calibrate", lambda *_: calls.append(1) or types.SimpleNamespace(report={}))
+    monkeypatch.setattr(engine, "save", lambda *_: None)
+    monkeypatch.setattr(engine, "summary", lambda report: "")
+    hook = CalibrationHook(None, "tiny_val", list, str(tmp_path))
+    hook.trainer = types.SimpleNamespace(iter=last, max_iter=8)
+    hook.after_train()
+    assert bool(calls) == calibrated
+
+
 def test_data_that_is_not_there_is_told_before_a_model_is_built(tiny):
     with pytest.raises(UserError, match="nowhere"):
         check_config(read_config(RETINANET, [*tiny, "MODEL.PARAM_AP.CALIBRATE_ON", "nowhere"]))

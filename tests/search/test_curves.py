@@ -65,6 +65,7 @@ ROWS = [
     row(7, 0, 28.0, stage="confirm", genome=row(1).genome, seed=1),
     row(8, 0, 32.0, stage="confirm", genome=row(5).genome, seed=2),
     row(9, 1, 25.0),
+    row(10, 1, 33.0, stage="confirm", seed=1),  # another centre, of a search that went on
 ]
 
 
@@ -73,7 +74,7 @@ def test_every_training_is_a_point_by_its_stage(tmp_path):
     curves.follow(ROWS[:4])
     curves.follow(ROWS[4:])
     curves.close()
-    assert curves.last == 9
+    assert curves.last == 10
     read = EventAccumulator(str(tmp_path))
     read.Reload()
     points = {tag: [(p.step, p.value) for p in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
@@ -85,6 +86,8 @@ def test_every_training_is_a_point_by_its_stage(tmp_path):
         "final/seconds/centre": [(0, 60.0)],
         "confirm/AP75/centre": [(0, 31.0), (1, 32.0)],
         "confirm/seconds/centre": [(0, 60.0), (1, 60.0)],
+        "confirm/AP75/centre 2": [(0, 33.0)],
+        "confirm/seconds/centre 2": [(0, 60.0)],
         "confirm/AP75/linear": [(0, 28.0)],
         "confirm/seconds/linear": [(0, 60.0)],
     }

@@ -6,27 +6,39 @@ import pytest
 from test_trainings import search
 
 from paramap_d2.search.deadline import Deadline, TimeUp
-from paramap_d2.search.store import FINISHED, INTERRUPTED, Evaluation
+from paramap_d2.search.store import FINISHED, INTERRUPTED, STOPPED, Evaluation
 
 
-def evaluations(seconds):
-    return [Evaluation(0, 0, [0.5], 0, FINISHED, 1.0, seconds=s) for s in seconds]
+def evaluations(seconds, status=FINISHED, iterations=100):
+    more = {"iterations": iterations, "planned": 100}
+    return [Evaluation(0, 0, [0.5], 0, status, 1.0, seconds=s, **more) for s in seconds]
 
 
 @pytest.mark.parametrize(
-    "seconds, count, length, workers, enough",
+    "seconds, proxies, last, workers, enough",
     [
-        (100, 8, 1.0, 2, True),  # four rounds of 10 s
-        (39, 8, 1.0, 2, False),
-        (41, 7, 1.0, 2, True),
-        (41, 1, 5.0, 2, False),
-        (None, 10**6, 1.0, 1, True),
+        (100, 8, [], 2, True),  # four rounds of 10 s
+        (39, 8, [], 2, False),
+        (41, 7, [], 2, True),
+        (59, 1, [(1, 500)], 2, False),  # one of 10 s, and five times its length
+        (61, 1, [(1, 500)], 2, True),
+        (39, 2, [(6, None)], 2, False),
+        (41, 2, [(6, None)], 2, True),
+        (None, 10**6, [(9, 9)], 1, True),
     ],
 )
-def test_time_for_more(seconds, count, length, workers, enough):
+def test_time_for_more(seconds, proxies, last, workers, enough):
     deadline = Deadline(seconds)
-    assert deadline.leaves(evaluations([9, 10, 500]), (count, length), workers=workers) == enough
-    assert Deadline(0.001).leaves([], (99, 1.0), workers=1)  # nothing is known of how long they take
+    assert deadline.leaves(evaluations([9, 10, 500]), proxies, *last, workers=workers) == enough
+    assert deadline.passed_over != enough
+    assert Deadline(0.001).leaves([], 99, workers=1)  # nothing is known of how long they take
+
+
+def test_the_last_trainings_are_whole_however_many_proxies_were_ended_early():
+    ended_early = evaluations([5.0] * 5, STOPPED, iterations=25)
+    for known in ([*ended_early, *evaluations([20.0])], ended_early):
+        assert not Deadline(64).leaves(known, 1, (3, None), workers=1)  # 5 s, and 20 s each
+        assert Deadline(66).leaves(known, 1, (3, None), workers=1)
 
 
 def test_it_is_raised_in_what_runs_and_is_gone_afterwards():
@@ -56,7 +68,8 @@ def test_a_search_begins_no_generation_that_it_has_no_time_for(tmp_path):
     class OfTwo:
         """A deadline after two generations."""
 
-        def leaves(self, evaluations, *trainings, workers):
+        def leaves(self, evaluations, generation, *last, workers):
+            assert (generation, last) == (5, ((4, None),))
             return len(evaluations) < 11
 
     def timed(task):

@@ -147,6 +147,17 @@ def test_a_search_that_is_over_trains_them_when_it_gets_more_generations(tmp_pat
     assert names_of(tmp_path / "out") == [(4, "loss_0"), (4, "loss_1")]
 
 
+def test_a_budget_that_is_used_up_says_so(tmp_path, losses):
+    search(tmp_path / "out", generations=None, evaluations=9)
+    with Store(tmp_path / "out" / "search.db") as store:
+        store.write_settings({"generations": None, "evaluations": 9, "population": 5})
+    said = enqueue(tmp_path / "out", losses[:2])
+    assert said.startswith("2 losses enqueued; the 9 proxies are used up: paramap evolve --resume")
+    assert said.endswith(" --evaluations 16 trains more")
+    search(tmp_path / "out", generations=None, evaluations=16)
+    assert [name for _, name in names_of(tmp_path / "out")] == ["loss_0", "loss_1"]
+
+
 def test_a_budget_holds_and_what_it_cuts_off_comes_with_a_larger_one(tmp_path, losses):
     with_them = {"enqueueing": {(0, 0): losses}, "generations": None}
     search(tmp_path / "out", evaluations=11, **with_them)  # 5, 4, and two of three

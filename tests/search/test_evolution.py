@@ -281,6 +281,13 @@ def test_finals_decide_among_the_losses_of_their_round(tmp_path, better):
         assert len(trained) == len({tuple(genome) for genome, _ in trained})
 
 
+def test_repeats_within_a_budget_are_not_counted_beside_it(tmp_path):
+    told = []
+    search(tmp_path, generations=None, evaluations=20, repeats=3, told={"on_progress": told.append})
+    assert max(now.total for now in told) == 20
+    assert (told[-1].done, told[-1].left) == (20, 0)
+
+
 def test_what_comes_after_the_generations_is_counted_from_the_start_and_by_its_length(tmp_path):
     def proxy(task):
         return Outcome(FINISHED, fake_proxies.target_distance(task).fitness, planned=task.iterations or 100)

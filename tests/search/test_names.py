@@ -33,8 +33,16 @@ def test_other_losses_are_called_by_their_number_and_what_nobody_asked_for_is_th
         Evaluation(0, 1, [0.3, 0.3], 0, "finished", 1.0, id=2),
         Evaluation(9, 0, [0.4, 0.4], 0, "finished", 1.0, stage="confirm", id=3),
         Evaluation(9, 0, [0.5, 0.5], 0, "finished", 1.0, stage="final", id=4),
+        Evaluation(9, 0, [0.4, 0.4], 1, "finished", 1.0, stage="confirm", id=6),
+        Evaluation(9, 0, [0.6, 0.6], 0, "finished", 1.0, stage="confirm", id=7),  # of a search that went on
         Evaluation(8, 0, [0.5, 0.5], 0, "finished", 1.0, id=5),  # after its final training, in a search that went on
     ]
     names = all_names(rows, {"initial": [SECOND], "algorithm": "cmaes"})
-    assert names == {(0.25, 0.75): "start 1", (0.3, 0.3): "#2", (0.5, 0.5): "#5", (0.4, 0.4): "centre of cmaes"}
+    assert names == {
+        (0.25, 0.75): "start 1",
+        (0.3, 0.3): "#2",
+        (0.5, 0.5): "#5",
+        (0.4, 0.4): "centre of cmaes",
+        (0.6, 0.6): "centre of cmaes 2",
+    }
     assert all_names([], {}) == {}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ import pytest
 
 from paramap_d2.errors import NoResultError, UserError
 from paramap_d2.losses import load_loss
+from paramap_d2.search.deadline import Deadline
+from paramap_d2.search.life import overview
 from paramap_d2.search.proxies.versions import machine
 from paramap_d2.search.session import SearchOptions, _first_individuals, run_search
 from paramap_d2.search.space import SearchSpace
@@ -63,6 +66,18 @@ def test_a_search_leaves_what_it_promises_and_resumes_to_the_same(tmp_path, tiny
     assert [row[:5] for row in again] == [row[:5] for row in first]
     # AP of a hardly trained detector: the last bit of a score can swap two detections.
     assert [row[5] for row in again] == pytest.approx([row[5] for row in first], abs=0.01)
+
+
+def test_a_search_that_has_no_time_for_another_generation_says_how_to_go_on(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(Deadline, "raised", lambda self: nullcontext())
+    run_search(options(tmp_path / "out", tiny, hours=1e-9))
+    assert len(rows(tmp_path / "out")) == 2  # the first generation
+    life, text = overview(tmp_path / "out")
+    assert life.state == "interrupted" and "no time was left for another generation" in text
+    assert f"next         paramap evolve --resume --output-dir {tmp_path / 'out'}" in text
+    assert "no time was left" in (tmp_path / "out" / "log.txt").read_text()
+    run_search(options(tmp_path / "out", tiny, resume=True))
+    assert len(rows(tmp_path / "out")) == 3 and overview(tmp_path / "out")[0].state == "done"
 
 
 @pytest.mark.slow

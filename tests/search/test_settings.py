@@ -113,6 +113,9 @@ def test_options_come_back_in_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.delenv("DETECTRON2_DATASETS")
     given = {"output_dir": "../out", "resume": True, "workers": 3, "opts": ["SOLVER.MAX_ITER", "9"]}
+    resumed_options(given)
+    assert "DETECTRON2_DATASETS" not in os.environ  # it is not there any more
+    (tmp_path / "data").mkdir()
     again = resumed_options(given)
     assert os.environ["DETECTRON2_DATASETS"] == str(tmp_path / "data")
     assert again.config_file == str(tmp_path / "config.yaml") and again.resume and again.workers == 3
@@ -120,8 +123,18 @@ def test_options_come_back_in_another_folder(tmp_path, monkeypatch):
     assert again.opts == ["SOLVER.MAX_ITER", "9", "SEED", "3"]
 
 
+@pytest.mark.parametrize("option", ["found.json", "model.param_ap.loss=found.json"])
+def test_the_configs_loss_and_detectron2s_default_folder_are_found_from_elsewhere(tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    (tmp_path / "found.json").touch()
+    kept = SearchOptions("config.yaml", "out", opts=["nowhere.json", option]).to_store()
+    assert kept["options"]["opts"] == ["nowhere.json", option.replace("found", str(tmp_path / "found"))]
+    assert kept["environment"]["DETECTRON2_DATASETS"] == str(tmp_path / "datasets")
+
+
 def test_a_users_environment_goes_before_the_stored_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", "/there")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     opened(tmp_path, resume=False, kept=SearchOptions("config.yaml", "out").to_store())
     monkeypatch.setenv("DETECTRON2_DATASETS", "/here")
     resumed_options({"output_dir": str(tmp_path), "resume": True})

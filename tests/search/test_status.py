@@ -1,6 +1,6 @@
 import pytest
 
-from paramap_d2.search.status import duration, progress, status_text
+from paramap_d2.search.status import all_planned, duration, progress, status_text
 from paramap_d2.search.store import Evaluation
 
 
@@ -45,6 +45,29 @@ def test_repeats_come_on_top_of_the_plan():
     assert (now.done, now.planned) == (4, 4)
     now = progress(rows, {"planned": 10, "evaluations": 10})  # which counts repeats, but no final trainings
     assert (now.done, now.planned) == (4, 11)
+
+
+def test_tries_of_one_training_are_one():
+    tries = [evaluation(6 + n, 0, 5, 0.0, "failed", attempt=1 + n, cause="killed") for n in range(3)]
+    rows = [*(evaluation(1 + n, 0, n) for n in range(5)), *tries]
+    now = progress(rows, {"planned": 8})
+    assert (now.done, now.planned, now.failures) == (6, 8, {"failed": 3})
+    assert status_text(rows, {"planned": 8}).startswith("evaluations  6 of 8 (75%): 5 finished, 1 failed")
+    rows[-1] = evaluation(8, 0, 5, attempt=3)  # made good
+    assert status_text(rows, {"planned": 8}).startswith("evaluations  6 of 8 (75%): 6 finished, 0 failed")
+
+
+@pytest.mark.parametrize(
+    "limit, beside, trainings",
+    [
+        (None, {}, 16),
+        (None, {"repeat": 3, "enqueued": 1, "final": 2, "confirm": 6, "search": 16}, 16 + 4 + 8),
+        (18, {"repeat": 3, "enqueued": 1, "final": 2}, 18 + 2),
+        (20, {"repeat": 3}, 19),
+    ],
+)
+def test_all_that_is_planned(limit, beside, trainings):
+    assert all_planned(16, limit, beside) == trainings
 
 
 def test_what_early_stopping_saved():

@@ -97,7 +97,6 @@ class RayExecutor:
         self.workers, self.timeout = workers, timeout
         self.threads = threads or max(1, int(cpus))
         self._slots = [_Slot(number) for number in range(workers)]
-        self._told = False
         self._ray = _import_ray()
         _connect(self._ray, address, self.threads, math.ceil(workers * cpus), environment)
         try:
@@ -151,11 +150,9 @@ class RayExecutor:
         left = None if first == math.inf else max(0.0, first - time.monotonic())
         if not any(slot.job for slot in busy.values()):
             ended, _ = self._ray.wait(list(busy), timeout=WAIT)
-            if not ended and not self._told:
+            if not ended:
                 logger.info("waiting for Ray to have room for a worker")
-                self._told = True
         self._ray.wait(list(busy), timeout=left)
-        self._told = False
         # All of them, lest the first in the list are always the first to be served.
         ended, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
         now = time.monotonic()

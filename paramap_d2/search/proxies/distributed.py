@@ -28,6 +28,10 @@ class DistributedProxy:
     proxy: Proxy
     processes: int
 
+    def log(self, task: Task) -> Path:
+        """What the task's processes print."""
+        return self.proxy.log(task)
+
     def __call__(self, task: Task) -> Outcome:
         import torch
         from detectron2.engine import launch

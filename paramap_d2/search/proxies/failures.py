@@ -9,7 +9,7 @@ from pathlib import Path
 from paramap_d2 import losses
 from paramap_d2.search.store import DISK, FILE, KILLED, LOSS, MEMORY, OTHER
 
-_LOSSES = str(Path(losses.__file__).parent)
+_LOSSES = Path(losses.__file__).parent
 
 _MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 _DISK = ("no space left on device", "disk quota exceeded")
@@ -20,7 +20,7 @@ def cause_of(error: BaseException) -> str:
     """Why a training raised: :data:`LOSS`, or one of :data:`paramap_d2.search.store.MACHINE`.
 
     An exception is the loss's if it went through the code that computes losses, unless there was no memory, no room on
-    a disk or no file.
+    a disk or no file, or it was another process that did not answer.
     """
     text = str(error).lower()
     number = getattr(error, "errno", None)
@@ -32,9 +32,9 @@ def cause_of(error: BaseException) -> str:
         return FILE
     if any(part in text for part in _KILLED):
         return KILLED
-    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    through = any(file.startswith(_LOSSES) and not file.endswith("loss_file.py") for file in files)
-    return LOSS if through else OTHER
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    innermost = next((file.name for file in reversed(files) if file.parent == _LOSSES), None)
+    return OTHER if innermost in (None, "loss_file.py", "global_batch.py") else LOSS
 
 
 def first_line(error: BaseException) -> str:

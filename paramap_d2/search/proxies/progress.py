@@ -19,7 +19,6 @@ class TrainingProgress:
 
     Args:
         path: of the file; None for nobody. It goes with the training.
-        planned: iterations.
     """
 
     def __init__(self, path: Path | None):

@@ -63,7 +63,7 @@ def _over(searches: Sequence[Compared], what: int, label: str) -> str:
 
 
 def _milestones(searches: Sequence[Compared]) -> Table:
-    """The best so far after 1, 2, 4, 8 … proxies and after all, with the hours until then."""
+    """The best so far after 8, 16, 32 … proxies and after all, with the hours until then."""
     most = max((len(search.proxies) for search in searches), default=0)
     counts = [2**power for power in range(3, most.bit_length())] or [1]
     rows = []

@@ -59,7 +59,9 @@ def outcome(
 def _confirmed(found: Verdict, names: Names, metric: str) -> Outcome:
     heading = "Gain over the start" if found.passed else "No gain over the start"
     start = names.get(tuple(found.start), "the start")
-    challenger = f"{names.get(tuple(found.challenger), 'the challenger')} ({found.role})"
+    challenger = names.get(tuple(found.challenger), "the challenger")
+    if found.role not in challenger:
+        challenger += f" ({found.role})"
     if found.gain is None:
         said = verdict_text(found, metric)
         return Outcome(heading, lines=[f"{said[0].upper()}{said[1:]}. ({start})"])

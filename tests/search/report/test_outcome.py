@@ -28,6 +28,12 @@ def test_a_gain_is_told_first_with_its_interval():
     ]
 
 
+def test_a_name_that_says_what_the_challenger_is_says_it_once():
+    names = {**NAMES, tuple(FOUND): "centre of ga"}
+    said = outcome((), {}, None, confirmed([34.0, 35.0], [30.0, 31.0]), names, Path("out"))
+    assert said.lines[0].startswith("centre of ga is handed over")
+
+
 def test_a_gain_that_may_be_chance_says_so():
     said = of(confirmed([30.0, 36.0], [31.0, 33.0]))
     assert said.figure == "+1.00" and "holds 0" in said.lines[-1]

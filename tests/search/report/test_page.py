@@ -250,6 +250,14 @@ def test_the_gain_the_functions_and_the_command_come_first(whole):
     assert f"{signed(found.gain)} AP over linear, 95 % interval {low} to {high}" in page.words
 
 
+def test_a_start_that_nothing_challenged_is_not_said_to_be_confirmed(tmp_path):
+    rows = [row(1, 0, 30.0)]
+    genome = rows[0].genome
+    confirmation = {"challenger": genome, "start": genome, "role": "best finalist", "seeds": 3, "iterations": None}
+    page = made(tmp_path, rows, settings={**SETTINGS, "initial": [genome], "confirmation": confirmation})
+    assert "nothing was confirmed from fresh seeds" in " ".join(page.split())
+
+
 def test_the_losses_that_the_search_began_with_are_named_in_every_table_and_chart(whole):
     page, evaluations, settings = whole
     assert page.words.count("linear") > 12
