@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     setup_logger()
     code = UserCode.named(options.imports)
     build = _of_lazy_config if options.config_file.endswith(".py") else _of_yaml
-    model, loader = build(options.config_file, options.opts, options.dataset, code.add_keys())
+    model, loader = build(options.config_file, options.opts, options.dataset, options.weights, code.add_keys())
     DetectionCheckpointer(model).load(options.weights)
     calibrated = calibrate(model, loader, options.dataset, options.per_class)
     files = options.output, options.output.with_suffix(".json"), options.output.with_suffix(".png")
@@ -77,24 +77,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _of_yaml(
-    config_file: str, opts: Sequence[str], dataset_name: str, add_keys: Sequence[AddKeys]
+    config_file: str, opts: Sequence[str], dataset_name: str, weights: str, add_keys: Sequence[AddKeys]
 ) -> tuple[nn.Module, Any]:
     """The config's detector, and its loader of the data set."""
     from paramap_d2.config import check_data, num_classes, read_config
     from paramap_d2.engine import Trainer
 
-    cfg = read_config(config_file, opts, add_keys)
+    cfg = read_config(config_file, [*opts, "MODEL.WEIGHTS", weights], add_keys)
     check_data([], [dataset_name], num_classes(cfg), cfg.INPUT.CHECK_IMAGES)
     return Trainer.build_model(cfg), Trainer.build_calibration_loader(cfg, dataset_name)
 
 
 def _of_lazy_config(
-    config_file: str, opts: Sequence[str], dataset_name: str, add_keys: Sequence[AddKeys]
+    config_file: str, opts: Sequence[str], dataset_name: str, weights: str, add_keys: Sequence[AddKeys]
 ) -> tuple[nn.Module, Any]:
-    from paramap_d2.config.lazy import read_lazy_config
-    from paramap_d2.data import check_content
+    from paramap_d2.config import check_data
+    from paramap_d2.config.lazy import num_classes, read_lazy_config
     from paramap_d2.engine.lazy import build_calibration_loader, build_model
 
     cfg = read_lazy_config(config_file, opts)
-    check_content([dataset_name], cfg.train.check_images)
+    cfg.train.init_checkpoint = weights
+    check_data([], [dataset_name], num_classes(cfg), cfg.train.check_images)
     return build_model(cfg), build_calibration_loader(cfg, dataset_name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from itertools import zip_longest
 
+import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 
@@ -64,6 +66,7 @@ def check_data(
     images: bool = True,
     own_evaluator: bool = False,
     fitness: Sequence[str] = (),
+    masks: bool = False,
 ) -> None:
     """Whether data sets can be trained and evaluated on, agree in their classes, and the detector with them.
 
@@ -73,6 +76,7 @@ def check_data(
         images: look at image files, too.
         own_evaluator: whether something else than the project's evaluators does.
         fitness: of ``test`` those whose AP is a search's fitness.
+        masks: whether masks are trained, too.
 
     Raises:
         UserError: names the data set and what is wrong.
@@ -86,6 +90,11 @@ def check_data(
     for one in checked:
         if one.name in train and not one.objects:
             raise ConfigError(f"data set {one.name} has no object to learn from")
+        if masks and one.name in train and one.masks < one.objects:
+            raise ConfigError(
+                f"data set {one.name} has no mask (segmentation) for {one.objects - one.masks} of its {one.objects} "
+                "objects, and the config trains masks: add them, take the objects out, or train without masks"
+            )
         has = len(one.classes or ())
         if has and classes is not None and has != classes:
             raise ConfigError(f"data set {one.name} has {has} classes, and the config's detector {classes}")
@@ -107,6 +116,20 @@ def check_data(
 
 def _named(label: str | None) -> str:
     return "not there" if label is None else repr(label)
+
+
+def has_checkpoint(folder: str) -> bool:
+    """Whether a resumed training goes on there, whatever weights it once began with."""
+    return os.path.isfile(os.path.join(folder, "last_checkpoint"))
+
+
+def check_amp(key: str, enabled: bool) -> None:
+    """
+    Raises:
+        ConfigError: Detectron2 trains with mixed precision on GPUs alone, and there is none.
+    """
+    if enabled and not torch.cuda.is_available():
+        raise ConfigError(f"{key} needs a GPU, and torch sees none: set it to False")
 
 
 def check_weights(key: str, path: str, needed: bool = False) -> None:
@@ -156,13 +179,16 @@ def check_config(
     if not cfg.DATASETS.TRAIN and not eval_only:
         raise ConfigError("DATASETS.TRAIN names no data set")
     _check_stock_keys(cfg)
-    if not eval_only or not resume:
+    if not (resume and has_checkpoint(cfg.OUTPUT_DIR)):
         check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, needed=eval_only)
+    if not eval_only:
+        check_amp("SOLVER.AMP.ENABLED", cfg.SOLVER.AMP.ENABLED)
     calibrate_on = "" if eval_only else cfg.MODEL.PARAM_AP.CALIBRATE_ON
     test = [*cfg.DATASETS.TEST, *([calibrate_on] if calibrate_on else [])]
     train = [] if eval_only else cfg.DATASETS.TRAIN
     own, on = bool(cfg.PROXY.TRAINER), cfg.DATASETS.TEST[:1] if fitness else ()
-    check_data(train, test, num_classes(cfg), cfg.INPUT.CHECK_IMAGES, own_evaluator=own, fitness=on)
+    more = {"own_evaluator": own, "fitness": on, "masks": cfg.MODEL.MASK_ON}
+    check_data(train, test, num_classes(cfg), cfg.INPUT.CHECK_IMAGES, **more)
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
         raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {cfg.SOLVER.OPTIMIZER}")
     for pair in cfg.SOLVER.LR_FACTORS:
@@ -192,7 +218,8 @@ def check_config(
     heads = detector_heads(cfg)
     if heads:
         options = cfg.MODEL.PARAM_AP
-        check_loss(heads, options.LOSS, options.QUALITY, options.BLOCK_GRADIENT, options.TOP_K)
+        given = options.QUALITY, options.BLOCK_GRADIENT, options.TOP_K, options.GRAD_SCALE
+        check_loss(heads, options.LOSS, *given)
         if options.GLOBAL_BATCH and not eval_only:
             check_top_k("MODEL.PARAM_AP.TOP_K", options.TOP_K, "MODEL.PARAM_AP.GLOBAL_BATCH False", processes)
 
@@ -211,7 +238,12 @@ def check_top_k(key: str, top_k: int | None, instead: str, processes: int) -> No
 
 
 def check_loss(
-    heads: Sequence[str], loss: str, quality: str = "giou", block_gradient: bool = True, top_k: int | None = None
+    heads: Sequence[str],
+    loss: str,
+    quality: str = "giou",
+    block_gradient: bool = True,
+    top_k: int | None = None,
+    grad_scale: float | None = None,
 ) -> None:
     """
     Raises:
@@ -220,6 +252,12 @@ def check_loss(
     """
     if quality not in QUALITIES:
         raise ConfigError(f"quality (MODEL.PARAM_AP.QUALITY) must be one of {', '.join(QUALITIES)}, not {quality!r}")
+    if (top_k or 0) < 0:
+        raise ConfigError(f"top_k (MODEL.PARAM_AP.TOP_K) must be positive, or 0 for all, not {top_k}")
+    if not 0 <= (grad_scale or 0.0) < math.inf:
+        raise ConfigError(
+            f"grad_scale (MODEL.PARAM_AP.GRAD_SCALE) must be positive, or 0 for the loss's own, not {grad_scale:g}"
+        )
     for one in head_losses(load_any_loss(loss), tuple(heads), loss):
         if isinstance(one, Sibling):
             one.check_options(quality, block_gradient, top_k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import copy
 import difflib
+import inspect
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paramap_d2.losses import HEADS
 
-from .checks import ConfigError, check_data, check_loss, check_top_k, check_weights
+from .checks import ConfigError, check_amp, check_data, check_loss, check_top_k, check_weights, has_checkpoint
 
 REQUIRED = ("model", "optimizer", "lr_multiplier", "dataloader.train", "train.max_iter")
 """What a config that can be trained defines; ``dataloader.test`` and ``dataloader.evaluator`` where it is evaluated."""
@@ -32,7 +33,7 @@ DEFAULTS = {
         "seed": -1,  # a random one
         "device": "cuda",
         "amp": {"enabled": False},
-        "ddp": {},
+        "ddp": {"broadcast_buffers": False, "find_unused_parameters": False, "fp16_compression": False},
         "checkpointer": {"period": 5000, "max_to_keep": 100},
         "eval_period": 5000,
         "log_period": 20,
@@ -244,9 +245,10 @@ def check_lazy_config(
     """
     from paramap_d2.data import build_evaluator
 
-    if not eval_only or not resume:
+    if not (resume and has_checkpoint(cfg.train.output_dir)):
         check_weights("train.init_checkpoint", cfg.train.init_checkpoint, needed=eval_only)
-    classes = OmegaConf.select(cfg, "model.num_classes") or OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    if not eval_only:
+        check_amp("train.amp.enabled", cfg.train.amp.enabled)
     test = dataset_names(cfg, ["test"])
     # A loader of the user's own may have no name that the evaluator's ${…} could refer to.
     evaluated = OmegaConf.select(cfg, "dataloader.evaluator.dataset_name", throw_on_resolution_failure=False)
@@ -260,18 +262,56 @@ def check_lazy_config(
     train = [] if eval_only else dataset_names(cfg, ["train"])
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
     own = isinstance(evaluator, DictConfig) and target(evaluator) is not build_evaluator
-    check_data(train, test, classes, cfg.train.check_images, own_evaluator=own, fitness=fitness_on)
+    masks = bool(OmegaConf.select(cfg, "dataloader.train.mapper.use_instance_mask"))
+    more = {"own_evaluator": own, "fitness": fitness_on, "masks": masks}
+    check_data(train, test, num_classes(cfg), cfg.train.check_images, **more)
+    _check_detr(cfg)
     if not OmegaConf.select(cfg, "train.init_checkpoint"):
         _check_timm(cfg)
     if cfg.train.calibrate_on:
         test_loader_of(cfg, cfg.train.calibrate_on)
     for head, of_head in _losses(cfg).items():
         for options in of_head:
-            others = {key: options[key] for key in ("quality", "block_gradient", "top_k") if key in options}
+            known = ("quality", "block_gradient", "top_k", "grad_scale")
+            others = {key: options[key] for key in known if key in options}
             check_loss((head,), options.loss, **others)
             if options.get("global_batch", True) and not eval_only:
                 key = options._get_full_key
                 check_top_k(key("top_k"), options.get("top_k"), f"{key('global_batch')}=False", processes)
+
+
+def num_classes(cfg: DictConfig) -> int | None:
+    """The number of classes that the config's detector tells apart; None where it is not known here."""
+    return OmegaConf.select(cfg, "model.num_classes") or OmegaConf.select(cfg, "model.roi_heads.num_classes")
+
+
+def without_backbone_weights(model: DictConfig) -> DictConfig:
+    """The same model with a backbone that begins with random values: a checkpoint of the detector holds its weights,
+    and what it once began with need not be there."""
+    from paramap_d2.modeling.timm_backbone import TimmBackbone
+
+    model = copy.deepcopy(model)
+    for call in _calls(model):
+        if target(call) is TimmBackbone:
+            call.weights = ""
+    return model
+
+
+def _check_detr(cfg: DictConfig) -> None:
+    from paramap_d2.modeling import ParamAPDeformableDETR
+    from paramap_d2.modeling.deformable_detr import check_options
+    from paramap_d2.modeling.transformers_adapter import check_detr_library
+
+    own = inspect.signature(ParamAPDeformableDETR.__init__).parameters
+    for call in _calls(cfg.model):
+        if target(call) is ParamAPDeformableDETR:
+            check_detr_library()
+            names = "hidden_dim", "num_heads", "num_feature_levels", "dec_layers"
+            hidden, heads, levels, layers = (call.get(name, own[name].default) for name in names)
+            try:
+                check_options(hidden, heads, len(call.in_features), levels, layers)
+            except ValueError as error:
+                raise ConfigError(f"the model's {error}") from None
 
 
 def _check_timm(cfg: DictConfig) -> None:

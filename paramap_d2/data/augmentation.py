@@ -212,8 +212,11 @@ class SSDMapper(DatasetMapper):
             if not item.get("iscrowd", 0)
         ]
 
+        found = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+        found = found[(found[:, 2:] > found[:, :2]).all(axis=1)]  # the others are no objects, and in no crop
+
         def augment(aug_input: T.AugInput) -> T.TransformList:
-            aug_input.boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+            aug_input.boxes = found.copy()
             return self.augmentations(aug_input)
 
         # The stock method makes its own AugInput and calls `self.augmentations` with it: on a copy, this

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,13 @@ OPENED = 4000
 
 @dataclass(frozen=True)
 class CheckedDataset:
-    """What a check found in a data set: its classes (None where nothing says), and how many objects can be learnt."""
+    """What a check found in a data set: its classes (None where nothing says), how many objects can be learnt, and of
+    them those that have a mask, too."""
 
     name: str
     classes: tuple[str, ...] | None
     objects: int
+    masks: int
 
 
 def check_content(names: Iterable[str], images: bool = True) -> list[CheckedDataset]:
@@ -55,8 +57,8 @@ def _check(name: str, images: bool) -> CheckedDataset:
             records = load_voc(name, metadata.dirname, metadata.split, metadata.thing_classes)
         else:
             records = DatasetCatalog.get(name)
-        objects = sum(not a.get("iscrowd", 0) for record in records for a in record.get("annotations", ()))
-        checked = CheckedDataset(name, tuple(classes) if classes else None, objects)
+        objects = [a for record in records for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+        checked = CheckedDataset(name, tuple(classes) if classes else None, len(objects), _masks(objects))
         files = [
             (os.fspath(record["file_name"]), record["width"], record["height"])
             for record in records
@@ -79,9 +81,13 @@ def _check_coco(
     empty = [item for item in annotations if has_no_size(item) and item["image_id"] in images]
     if empty:
         warn_of_empty_boxes(name, tuple(f"annotation {a.get('id')} of image {a['image_id']}" for a in empty))
-    objects = sum(not a.get("iscrowd", 0) and not has_no_size(a) and a["image_id"] in images for a in annotations)
+    objects = [a for a in annotations if not a.get("iscrowd", 0) and not has_no_size(a) and a["image_id"] in images]
     files = [(os.path.join(image_root, i["file_name"]), i["width"], i["height"]) for i in coco["images"]]
-    return CheckedDataset(name, listed, objects), files
+    return CheckedDataset(name, listed, len(objects), _masks(objects)), files
+
+
+def _masks(objects: Iterable[Mapping[str, Any]]) -> int:
+    return sum(bool(a.get("segmentation")) for a in objects)
 
 
 def _check_images(name: str, files: Sequence[tuple[str, int, int]]) -> None:

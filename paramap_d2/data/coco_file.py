@@ -87,7 +87,7 @@ def _check(coco: dict[str, Any], path: str) -> None:
             value = image.get(side)
             if not _is_number(value) or value < 1 or value != int(value):
                 raise DatasetError(f"{path}: images[{k}] ({image['file_name']}) has the {side} {_shown(value)}")
-    _ids(coco, "annotations", path, needed=False)
+    _ids(coco, "annotations", path)
     spellings = {str(label): label for label in images}
     strangers = 0
     for k, item in enumerate(coco.get("annotations", ())):
@@ -111,15 +111,13 @@ def _check(coco: dict[str, Any], path: str) -> None:
         raise DatasetError(f"{path}: no annotation is of an image that the file lists")
 
 
-def _ids(coco: dict[str, Any], key: str, path: str, needed: bool = True) -> dict[Id, int]:
+def _ids(coco: dict[str, Any], key: str, path: str) -> dict[Id, int]:
     """The place of each id in a list, whose entries are objects, each with an id of its own."""
     found: dict[Id, int] = {}
     for k, entry in enumerate(coco.get(key, ())):
         if not isinstance(entry, dict):
             raise DatasetError(f"{path}: {key}[{k}] is a {_shown(entry)}, not an object")
         label = entry.get("id")
-        if label is None and not needed:
-            continue
         if not isinstance(label, str) and not _is_number(label):
             raise DatasetError(f"{path}: {key}[{k}] has the id {_shown(label)}, neither a number nor a text")
         if label in found:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import paramap_d2.data  # registers the data sets
 import paramap_d2.modeling  # noqa: F401  registers the models
-from paramap_d2.config.lazy import test_loader_of
+from paramap_d2.config.lazy import test_loader_of, without_backbone_weights
 
 from .calibration import CalibrationHook
 from .checkpoint import check_resumable, last_checkpoint
@@ -26,7 +26,8 @@ from .trained_loss import TrainedLoss
 
 def build_model(cfg: DictConfig) -> torch.nn.Module:
     """The config's model on the config's device."""
-    model = instantiate(cfg.model).to(cfg.train.device)
+    call = without_backbone_weights(cfg.model) if cfg.train.init_checkpoint else cfg.model
+    model = instantiate(call).to(cfg.train.device)
     return channels_last_on_cpu(model) if cfg.train.fast_cpu else model
 
 

@@ -66,8 +66,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        """The data set's evaluator, which leaves the predictions in ``OUTPUT_DIR/inference``, as Detectron2's own
+        train_net.py has it."""
         scores = (output_folder or cfg.OUTPUT_DIR) if cfg.TEST.SCORE_FIGURES else None
-        return build_evaluator(dataset_name, output_folder, scores=scores)
+        return build_evaluator(dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"), scores=scores)
 
     def build_hooks(self) -> list[HookBase | None]:
         made = [TrainedLoss(self.cfg.OUTPUT_DIR), *super().build_hooks()]

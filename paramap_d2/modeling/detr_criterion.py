@@ -9,7 +9,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor, nn
+from torch import distributed as dist
 from torchvision.ops import box_convert
+
+from paramap_d2.losses.global_batch import several_processes
 
 from .box_ap_loss import BoxAPLoss, param_ap_options
 from .transformers_adapter import build_focal_loss, build_matcher
@@ -92,11 +95,22 @@ class FocalCriterion(nn.Module):
         """As :meth:`ParamAPCriterion.forward`, with ``loss_giou`` beside the others."""
         *others, last = [{"logits": s, "pred_boxes": b} for s, b in zip(logits, boxes, strict=True)]
         terms = self.focal_loss({**last, "auxiliary_outputs": others}, _targets(instances))
+        share = _share_of_objects(sum(map(len, instances)), logits.device)
         return {
-            name + suffix: terms[key + suffix] * weight
+            name + suffix: terms[key + suffix] * (weight * share)
             for suffix in _suffixes(len(logits))
             for name, (key, weight) in self.weights.items()
         }
+
+
+def _share_of_objects(own: int, device: torch.device) -> float:
+    """What makes a mean over this process's objects one over the mean number of all processes', as Deformable DETR's
+    authors normalize: the gradients' mean is then that of the whole batch."""
+    if not several_processes():
+        return 1.0
+    total = torch.tensor(float(own), device=device)
+    dist.all_reduce(total)
+    return max(own, 1) / max(total.item() / dist.get_world_size(), 1.0)
 
 
 def check_criterion(name: str) -> None:

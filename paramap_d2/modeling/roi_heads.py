@@ -111,12 +111,12 @@ class _AllProposals:
     _every_keypoint = _named("_every_keypoint", StandardROIHeads._forward_keypoint)
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]):
-        if self.training:
+        if self.training and self.mask_on:
             instances = self._sampled(instances)
         return self._every_mask(features, instances)
 
     def _forward_keypoint(self, features: dict[str, Tensor], instances: list[Instances]):
-        if self.training:
+        if self.training and self.keypoint_on:
             instances = self._sampled(instances)
         return self._every_keypoint(features, instances)
 

@@ -65,7 +65,8 @@ class TimmBackbone(Backbone):
             near = difflib.get_close_matches(name, timm.list_models(), n=3)
             raise UserError(f"timm has no network {name!r}" + (f"; it has {', '.join(near)}" if near else ""))
         with torch.device("meta"):
-            index = _features(timm.create_model(name, features_only=True))
+            own = timm.create_model(name, features_only=True).feature_info
+        index = _features(own)
         for feature in out_features:
             if feature not in index:
                 raise UserError(f"network {name} of timm has no feature {feature}; it has {', '.join(index)}")
@@ -79,13 +80,13 @@ class TimmBackbone(Backbone):
                     pretrained=pretrained is not None,
                     pretrained_cfg_overlay=pretrained,
                     features_only=True,
-                    out_indices=tuple(range(last + 1)),
+                    out_indices=tuple(own.out_indices[: last + 1]),
                 )
         except Exception as error:  # of a download: all sorts
             if weights != "imagenet":
                 raise
             raise UserError(f"ImageNet weights of {name} cannot be had: {_line(error)}") from None
-        self._kept = [list(index).index(feature) for feature in index if feature in out_features]
+        self._kept = [place for feature, place in index.items() if feature in out_features]
         self._channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         info = self.net.feature_info
         self._out_features = [feature for feature in index if feature in out_features]
@@ -111,7 +112,7 @@ class TimmBackbone(Backbone):
         paths = [name for name, _ in self.net.named_modules()]
         ends = [_path(self.net, module) for module in self.net.feature_info.module_name()]
         frozen = [place for feature, place in index.items() if feature in [f"res{n}" for n in range(2, freeze_at + 1)]]
-        if not {ends[place] for place in (*frozen, index["res2"])} <= {*paths}:
+        if "res2" not in index or not {ends[place] for place in (*frozen, index["res2"])} <= {*paths}:
             raise UserError(
                 f"freeze_at {freeze_at}: {type(self.net).__name__} does not tell its stages; freeze_at 0 does"
             )
@@ -138,9 +139,10 @@ def _timm() -> Any:
     return timm
 
 
-def _features(net: nn.Module) -> dict[str, int]:
-    """Each feature's place, by its name; of several of one stride the last."""
-    names = [f"res{round(math.log2(stride))}" for stride in net.feature_info.reduction()]
+def _features(info: Any) -> dict[str, int]:
+    """Each feature's place among those that a network gives by itself, by its name; of several of one stride the
+    last."""
+    names = [f"res{round(math.log2(stride))}" for stride in info.reduction()]
     return {name: place for place, name in enumerate(names)}
 
 

@@ -9,7 +9,9 @@ from paramap_d2.cli import run
 def source(tmp_path):
     coco = {
         "images": [{"id": k, "file_name": f"{k}.jpg", "width": 8, "height": 8} for k in range(30)],
-        "annotations": [{"image_id": k, "category_id": 1 + k % 3, "bbox": [1, 2, 3, 4]} for k in range(30)],
+        "annotations": [
+            {"id": k + 1, "image_id": k, "category_id": 1 + k % 3, "bbox": [1, 2, 3, 4]} for k in range(30)
+        ],
         "categories": [{"id": c, "name": str(c)} for c in (1, 2, 3)],
     }
     path = tmp_path / "instances_train2017.json"

@@ -76,6 +76,10 @@ def test_bad_configs_are_one_line(file, text, opts, message):
         (["MODEL.PARAM_AP.LOSS", "ap-loss", "MODEL.PARAM_AP.TOP_K", "9"], "TOP_K. .* ap-loss has no use for 9"),
         (["MODEL.PARAM_AP.LOSS", "rank-sort", "MODEL.PARAM_AP.QUALITY", "l1"], "rank-sort has no use for 'l1'"),
         (["MODEL.PARAM_AP.LOSS", "ap-loss", "MODEL.PARAM_AP.BLOCK_GRADIENT", "False"], "no use for False: .* True"),
+        (["MODEL.PARAM_AP.TOP_K", "-1"], "TOP_K. must be positive, or 0 for all, not -1"),
+        (["MODEL.PARAM_AP.GRAD_SCALE", "-0.5"], "GRAD_SCALE. must be positive, .* not -0.5"),
+        (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED needs a GPU, and torch sees none"),
+        (["MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS is gone.pth, which does not exist"),
         (["MODEL.PARAM_AP.QUALITY", "diou"], "QUALITY. must be one of giou, iou, l1, not 'diou'"),
         (
             ["MODEL.PARAM_AP.LOSS", "fasterrcnn-coco"],
@@ -83,10 +87,23 @@ def test_bad_configs_are_one_line(file, text, opts, message):
         ),
     ],
 )
-def test_checks(file, opts, message):
+def test_checks(file, opts, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     cfg = read_config(file(BASE), ["DATASETS.TRAIN", "('shapes_train',)", *opts])
     with pytest.raises(UserError, match=message):
         check_config(cfg)
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_weights_are_needed_where_no_checkpoint_is_resumed(file, tmp_path, eval_only):
+    options = ["DATASETS.TRAIN", "('shapes_train',)", "OUTPUT_DIR", str(tmp_path)]
+    gone = read_config(file(BASE), [*options, "MODEL.WEIGHTS", "gone.pth"])
+    with pytest.raises(UserError, match="gone.pth, which does not exist"):
+        check_config(gone, eval_only, resume=True)
+    with pytest.raises(UserError, match="names no weights") if eval_only else nullcontext():
+        check_config(read_config(file(BASE), [*options, "MODEL.WEIGHTS", ""]), eval_only, resume=True)
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    check_config(gone, eval_only, resume=True)
 
 
 @pytest.mark.parametrize(

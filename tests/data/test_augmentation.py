@@ -163,6 +163,14 @@ class Seen(T.Augmentation):
         return NoOpTransform()
 
 
+def test_a_box_of_no_size_is_no_object_to_a_crop(record):
+    for box in ((9, 9, 0, 5), (9, 9, 5, 0)):
+        record["annotations"].append({**record["annotations"][0], "bbox": box})
+    seen = Seen()
+    mapper_of([seen])(record)
+    assert len(seen.boxes) == 3
+
+
 def test_augmentations_see_boxes_without_crowds_and_after_what_came_before(record):
     first, second = Seen(), Seen()
     mapper_of([first, CropTransform(50, 0, 70, 100), second])(record)

@@ -130,6 +130,20 @@ def test_nothing_to_learn(images):
         check_data([], [name], 2)
 
 
+def test_objects_without_a_mask_where_masks_are_trained(images):
+    content = coco()
+    first, *others = content["annotations"]
+    content["annotations"] = [
+        {**first, "segmentation": [[0, 0, 9, 0, 9, 9]]},
+        *({**a, "segmentation": []} for a in others),
+    ]
+    with registered(content, images) as name:
+        check_data([name], [], 2)
+        check_data([], [name], 2, masks=True)
+        with pytest.raises(ConfigError, match=f"no mask .* for {len(others)} of its {len(others) + 1} objects"):
+            check_data([name], [], 2, masks=True)
+
+
 def test_evaluators_that_there_are_not(images):
     with registered(coco(), images) as name:
         MetadataCatalog.remove(name)
@@ -154,7 +168,7 @@ def test_data_in_voc_form_and_of_a_function(tmp_path, monkeypatch):
         with pytest.raises(DatasetError, match="x.png does not exist"):
             check_content(["by_hand"])
         Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
-        assert check_content(["by_hand"]) == [checks.CheckedDataset("by_hand", None, 1)]
+        assert check_content(["by_hand"]) == [checks.CheckedDataset("by_hand", None, 1, 0)]
     finally:
         DatasetCatalog.remove("by_hand")
 

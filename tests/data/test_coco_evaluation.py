@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.cocoeval import COCOeval
 
-from paramap_d2.data import DatasetError, build_evaluator
+from paramap_d2.data import DatasetError, build_evaluator, check_content
 from paramap_d2.data import evaluation as ours
 
 from .coco_form import evaluated, registered
@@ -187,13 +187,13 @@ def test_ids_that_were_seen_to_change_figures(ids, tmp_path):
     assert figures(*four(ids), tmp_path)["AP"] == pytest.approx(100)
 
 
-def test_annotations_without_ids(tmp_path):
-    coco, found, images = four([1, 2, 3, 4])
+def test_annotations_without_ids_are_told_since_detectron2_cannot_load_them(tmp_path):
+    coco, *_ = four([1, 2, 3, 4])
     with registered(coco, tmp_path) as name:
-        for item in coco["annotations"]:
-            del item["id"]
+        del coco["annotations"][2]["id"]
         (tmp_path / f"{name}.json").write_text(json.dumps(coco))
-        assert evaluated(build_evaluator(name, distributed=False), found, images)["bbox"]["AP"] == pytest.approx(100)
+        with pytest.raises(DatasetError, match=r"annotations\[2\] has the id null"):
+            check_content([name])
 
 
 def test_a_box_of_no_size_is_no_object(tmp_path, caplog):

@@ -99,6 +99,7 @@ def test_no_files(path, message, tmp_path):
             lambda coco: coco["annotations"].append(dict(coco["annotations"][0])),
             r"annotations\[0\] and annotations\[1\] have the same id 1",
         ),
+        (change("annotations", id=...), r"annotations\[0\] has the id null"),
     ],
 )
 def test_entries(mistake, message, tmp_path):
@@ -114,7 +115,7 @@ def test_entries(mistake, message, tmp_path):
     "odd",
     [
         lambda coco: None,
-        change("annotations", id=..., area=..., iscrowd=...),
+        change("annotations", area=..., iscrowd=...),
         change("annotations", iscrowd=True, segmentation=[]),
         change("images", width=10.0),
         change("annotations", segmentation=[[1, 1], [1, 1, 3, 1, 3, 3]]),

@@ -86,7 +86,7 @@ def test_command_gives_what_the_training_did(trained, tmp_path, capsys):
     assert len(report["a"]) == len(report["b"]) == 3 and len(set(report["a"])) > 1
 
 
-def test_lazy_config_gives_the_same_calibration(trained, tmp_path):
+def test_lazy_config_gives_the_same_calibration(trained, tmp_path, capsys):
     cfg, folder = trained
     lazy_cfg = read_lazy_config(
         CONFIGS / "lazy" / "shapes_retinanet_R_18_FPN.py",
@@ -103,6 +103,10 @@ def test_lazy_config_gives_the_same_calibration(trained, tmp_path):
     found = calibrate(model, lazy.build_calibration_loader(lazy_cfg, "tiny_train"), "tiny_train")
     report = json.loads((folder / "calibration.json").read_text())
     assert found.report["a"] == pytest.approx(report["a"], rel=1e-4)
+    words = ["calibrate", "--config-file", str(CONFIGS / "lazy" / "shapes_retinanet_R_18_FPN.py")]
+    words += ["--dataset", "tiny_train", "--weights", str(folder / "model_final.pth")]
+    assert paramap([*words, "--output", str(tmp_path / "out.pth"), "model.num_classes=5"]) == 2
+    assert "tiny_train has 3 classes, and the config's detector 5" in capsys.readouterr().err
     assert lazy_cfg.dataloader.test.dataset.names == "shapes_val"  # the config's own stays
     assert LazyConfig.to_py(lazy_cfg)
     del lazy_cfg.dataloader.test.dataset
@@ -153,7 +157,7 @@ def test_a_detector_that_learnt_nothing_ends_its_training_with_one_line(tiny, tm
     with torch.no_grad():
         model.head.cls_score.weight.zero_()  # all scores are the same
     hook = CalibrationHook(model, "tiny_val", lambda: Trainer.build_calibration_loader(cfg, "tiny_val"), str(tmp_path))
-    hook.trainer = types.SimpleNamespace(iter=0, max_iter=1)
+    hook.trainer = types.SimpleNamespace(iter=1, max_iter=1)
     hook.before_train()
     hook.after_train()
     (line,) = {r.getMessage() for r in caplog.records if "not calibrated" in r.getMessage()}

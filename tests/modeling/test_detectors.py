@@ -285,7 +285,8 @@ def test_mask_and_keypoint_heads_see_samples_in_training_alone(name, monkeypatch
     heads = build("faster_rcnn").roi_heads
     monkeypatch.setattr(heads, f"_every_{name}", lambda features, instances: instances)
     monkeypatch.setattr(heads, "_sampled", lambda instances: instances[:1])
-    for heads.training, seen in ((True, [1]), (False, [1, 2])):
+    for heads.training, on, seen in ((True, True, [1]), (False, True, [1, 2]), (True, False, [1, 2])):
+        setattr(heads, f"{name}_on", on)
         assert getattr(heads, f"_forward_{name}")({}, [1, 2]) == seen
 
 

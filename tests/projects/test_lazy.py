@@ -36,6 +36,7 @@ PROJECT = Path(__file__).parents[2] / "projects" / "ParamAP"
 CONFIGS = PROJECT / "configs"
 RETINANET = CONFIGS / "lazy" / "shapes_retinanet_R_18_FPN.py"
 FASTER = CONFIGS / "lazy" / "shapes_faster_rcnn_R_18_FPN.py"
+DETR = CONFIGS / "lazy" / "shapes_deformable_detr_R_18.py"
 
 SIZE = [
     "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
@@ -223,12 +224,16 @@ def test_an_option_that_does_not_fit_is_one_line(option, message):
         (FASTER, "param_ap.loss=retinanet-coco", "loss retinanet-coco has no head 'rpn'"),
         (RETINANET, "+model.param_ap.quality=diou", "must be one of giou, iou, l1, not 'diou'"),
         (RETINANET, "model.param_ap.loss=nowhere.json", "'nowhere.json' is neither a preset"),
+        (RETINANET, "+model.param_ap.grad_scale=-1", "must be positive, or 0 for the loss's own, not -1"),
+        (RETINANET, "train.amp.enabled=true", "train.amp.enabled needs a GPU, and torch sees none"),
+        (DETR, "model.hidden_dim=65", "hidden_dim must be a multiple of 32"),
         (RETINANET, "model.num_classes=80", "data set shapes_train has 3 classes, and the config's detector 80"),
         (RETINANET, "dataloader.train.dataset.names=nope_train", "data set 'nope_train' is not registered"),
         (CONFIGS / "lazy" / "coco_fcos_R_50_FPN.py", "train.max_iter=5", "DETECTRON2_DATASETS"),
     ],
 )
-def test_what_does_not_fit_is_known_before_anything_is_built(file, option, message):
+def test_what_does_not_fit_is_known_before_anything_is_built(file, option, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=message):
         check_lazy_config(read_lazy_config(file, [option]))
 

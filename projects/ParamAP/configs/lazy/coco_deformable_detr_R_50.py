@@ -1,6 +1,7 @@
 # Deformable DETR with box refinement, ResNet-50, on COCO: 50 epochs of 32 images, as its authors train it, but for the
-# random crop among their augmentations. The functions searched with it are not published: give those of a search of
-# your own with model.criterion.param_ap.loss=best.json.
+# random crop among their augmentations, and that Detectron2 clips the gradient of each parameter to a norm of 0.1, not
+# that of the whole model. The functions searched with it are not published: give those of a search of your own with
+# model.criterion.param_ap.loss=best.json.
 from detectron2.config import LazyCall as L
 from detectron2.model_zoo import get_config
 from fvcore.common.param_scheduler import MultiStepParamScheduler
