@@ -29,7 +29,7 @@ help:
 	@echo
 	@echo "Your own environment, with your own torch and compiled Detectron2 (make setup would put the pinned torch"
 	@echo "in): activate it and run"
-	@echo "    pip install -e '.[dev]' && python tools/get_detectron2.py"
+	@echo "    pip install -e '.[all,dev]' && python tools/get_detectron2.py"
 	@echo "which leaves a Detectron2 that can be imported alone; then call python tools/... and pytest yourself."
 
 setup: $(STAMP)
@@ -52,7 +52,8 @@ $(STAMP): requirements.lock setup.py paramap_d2/cli/get_detectron2.py
 # One thread in each test process: the processes are what runs in parallel.
 test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --cov=paramap_d2 --cov-fail-under=90 $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --cov=paramap_d2 \
+		$(if $(ARGS),,--cov-fail-under=90) $(ARGS)
 
 # A browser is none of the pinned packages: where there is none, make test leaves these tests out.
 test-page: setup
@@ -72,4 +73,4 @@ format: setup
 
 clean:
 	rm -rf build dist htmlcov .coverage .coverage.* .hypothesis .pytest_cache .ruff_cache *.egg-info
-	find paramap_d2 tools tests projects benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find paramap_d2 tools tests projects benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

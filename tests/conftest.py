@@ -2,9 +2,21 @@ import copy
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import setuptools  # noqa: F401  before anything imports the standard distutils, which it would refuse to replace
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def this_checkout():
+    """Scripts that tests start import what the tests import, whichever checkout is installed."""
+    root = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from paramap_d2.errors import UserError, exit_status
+from paramap_d2.errors import NoResultError, UserError, exit_status
 
 
 def raising(error):
@@ -17,6 +17,7 @@ def raising(error):
         (lambda: 0, 0, ""),
         (lambda: 1, 1, ""),
         (raising(UserError("no such file")), 2, "error: no such file\n"),
+        (raising(NoResultError("nothing was found")), 1, "error: nothing was found\n"),
         (raising(KeyboardInterrupt()), 130, "interrupted\n"),
         (raising(KeyboardInterrupt("go on with --resume")), 130, "interrupted; go on with --resume\n"),
     ],

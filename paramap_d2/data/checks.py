@@ -29,7 +29,7 @@ class CheckedDataset:
     name: str
     classes: tuple[str, ...] | None
     objects: int
-    masks: int
+    masks: int = 0
 
 
 def check_content(names: Iterable[str], images: bool = True) -> list[CheckedDataset]:

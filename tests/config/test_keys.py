@@ -4,6 +4,13 @@ import sys
 from detectron2.config import CfgNode, get_cfg
 
 from paramap_d2.config import add_paramap_config
+from paramap_d2.config.lazy import DEFAULTS
+
+
+def test_what_only_makes_a_cpu_faster_is_off_unless_asked_for():
+    cfg = get_cfg()
+    add_paramap_config(cfg)
+    assert cfg.MODEL.PARAM_AP.FAST_CPU is False and DEFAULTS["train"]["fast_cpu"] is False
 
 
 def test_twice_is_once_and_keeps_what_was_set_meanwhile():

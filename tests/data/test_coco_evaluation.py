@@ -119,7 +119,7 @@ def same(one, other):
 kinds = st.tuples(*(st.sampled_from(sorted(ID_KINDS)),) * 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), kinds=kinds)
 def test_ids_are_labels(seed, kinds, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ids")
@@ -128,7 +128,7 @@ def test_ids_are_labels(seed, kinds, tmp_path_factory):
     same(figures(*drawn, folder), want)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(["from one", "with gaps"]))
 def test_where_pycocotools_is_right(seed, kind, tmp_path_factory):
     folder = tmp_path_factory.mktemp("right")
@@ -140,7 +140,7 @@ def test_where_pycocotools_is_right(seed, kind, tmp_path_factory):
         same(figures(coco, detections, images, folder), want)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), kinds=kinds, odd=st.sampled_from([None, 0, "12", -3.0, math.nan, True, "absent"]))
 def test_an_area_that_cannot_be_is_the_boxs(seed, kinds, odd, tmp_path_factory):
     folder = tmp_path_factory.mktemp("area")
@@ -153,7 +153,7 @@ def test_an_area_that_cannot_be_is_the_boxs(seed, kinds, odd, tmp_path_factory):
     same(figures(coco, detections, images, folder), want)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), kinds=kinds)
 def test_the_truth_given_as_detections_has_100(seed, kinds, tmp_path_factory):
     coco, _, images = draw(seed, kinds)

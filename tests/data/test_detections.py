@@ -55,7 +55,7 @@ thing = st.tuples(st.integers(1, 2), st.integers(1, 2), box)
 
 
 @given(st.lists(thing, max_size=6), st.lists(thing, max_size=12), st.randoms(use_true_random=False))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_matching_is_that_of_the_slow_reference(objects, boxes, random):
     scores = random.sample(range(1, 100), len(boxes))
     truth, found = coco_form(objects, [(*b, s / 100) for b, s in zip(boxes, scores, strict=True)])

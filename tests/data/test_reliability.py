@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from paramap_d2.data.detections import Detections
@@ -35,7 +35,6 @@ scored = st.lists(st.tuples(st.integers(0, 20).map(lambda i: i / 20), st.boolean
 
 
 @given(scored, st.integers(0, 5))
-@settings(deadline=None)
 def test_the_best_threshold_is_the_best_of_all(pairs, missed):
     scores, true = [s for s, _ in pairs], [t for _, t in pairs]
     d = detections(scores, true, objects=[sum(true) + missed, 0])

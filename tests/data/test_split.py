@@ -34,7 +34,7 @@ def images_of(part, category):
     st.one_of(st.floats(0.05, 0.95), st.integers(1, 39)),
     st.integers(0, 5),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_whatever_comes_out_is_a_split(classes, held_out, seed):
     whole = make(classes)
     size = held_out if isinstance(held_out, int) else round(held_out * len(classes))
@@ -71,7 +71,7 @@ def brute_force_possible(whole, size):
     st.integers(1, 7),
     st.integers(0, 3),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_found_where_brute_force_finds_one(classes, size, seed):
     whole = make(classes)
     if size >= len(classes):

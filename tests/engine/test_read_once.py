@@ -46,6 +46,13 @@ def mapped(records):
     return [mapper(copy.deepcopy(record))["image"] for record in records]
 
 
+def test_denormal_numbers_are_zero_in_it_alone():
+    smallest = torch.tensor([1.2e-38])  # a normal number
+    with fast_training():
+        assert (smallest / 8).item() == 0
+    assert (smallest / 8).item() > 0
+
+
 def test_mappers_get_the_same_and_decode_it_once(decoded, records):
     plain = mapped(records)
     del decoded[:]

@@ -3,8 +3,12 @@ import copy
 import pytest
 import torch
 
+from paramap_d2.config import read_config
+from paramap_d2.data.augmentation import SSDMapper
+from paramap_d2.engine import Trainer
 from paramap_d2.engine.cpu_speed import fused_on_cpu
 from paramap_d2.engine.solver import clipped_adamw
+from paramap_d2.model_zoo import get_config_file
 
 
 @pytest.mark.parametrize(
@@ -35,3 +39,10 @@ def test_other_optimizers_and_devices_are_left_alone():
     assert "fused" not in optimizer.param_groups[0]
     elsewhere = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2, device="meta"))])
     assert fused_on_cpu(elsewhere).param_groups[0]["fused"] is None
+
+
+@pytest.mark.parametrize("ssd", [False, True])
+def test_the_trainer_augments_as_its_config_says(monkeypatch, ssd):
+    monkeypatch.setattr("paramap_d2.engine.trainer.build_detection_train_loader", lambda cfg, mapper: mapper)
+    cfg = read_config(get_config_file("shapes_retinanet_R_18_FPN.yaml"), ["INPUT.SSD_AUGMENTATION", ssd])
+    assert isinstance(Trainer.build_train_loader(cfg), SSDMapper) == ssd

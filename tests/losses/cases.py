@@ -9,7 +9,7 @@ from reference import reference
 from paramap_d2.losses import FUNCTION_NAMES, SUBSTITUTIONS, ParameterizedAPLoss, PiecewiseLinear, load_loss
 from paramap_d2.losses.encoding import decode_points
 
-few = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+few = settings(max_examples=60, derandomize=True, database=None)
 
 GRID = 32  # scores on multiples of 1/32 meet breakpoints at multiples of 1/64 of the unit interval exactly
 HAIR = 2.0**-18  # twice the x-distance of the nearly vertical pieces, 2^-19

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-import socket
+import tempfile
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -20,13 +20,15 @@ PATIENCE = 400
 def check_in_ranks(check: Callable[..., None], processes: int, *args: Any) -> None:
     """Call ``check(rank, *args)``, a function of a module, in each of some new processes of one group, and fail with
     the first traceback of theirs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        _check(check, processes, f"file://{folder}/meet", args)
+
+
+def _check(check: Callable[..., None], processes: int, place: str, args: tuple[Any, ...]) -> None:
     context = mp.get_context("spawn")
     results = context.SimpleQueue()
     children = [
-        context.Process(target=_work, args=(check, rank, processes, port, results, args)) for rank in range(processes)
+        context.Process(target=_work, args=(check, rank, processes, place, results, args)) for rank in range(processes)
     ]
     for child in children:
         child.start()
@@ -42,11 +44,11 @@ def check_in_ranks(check: Callable[..., None], processes: int, *args: Any) -> No
     assert not stuck and all(child.exitcode == 0 for child in children)
 
 
-def _work(check, rank, processes, port, results, args):
+def _work(check, rank, processes, place, results, args):
     torch.set_num_threads(1)
     try:
-        address, timeout = f"tcp://127.0.0.1:{port}", datetime.timedelta(seconds=300)
-        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=processes, timeout=timeout)
+        timeout = datetime.timedelta(seconds=300)
+        dist.init_process_group("gloo", init_method=place, rank=rank, world_size=processes, timeout=timeout)
         check(rank, *args)
         dist.barrier()  # gloo does not survive a peer that leaves first
         dist.destroy_process_group()

@@ -173,7 +173,7 @@ def smoothed(true):
 
 
 @given(st.integers(0, 10**6), st.integers(60, 400), st.floats(-40, 30), st.floats(0.05, 20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_fit_is_where_the_likelihood_has_no_slope(seed, count, shift, scale):
     logits, true = drawn(seed, count)
     logits = scale * logits + shift

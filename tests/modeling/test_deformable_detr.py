@@ -190,6 +190,14 @@ def test_without_the_library_it_says_what_to_install(monkeypatch, data, package)
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("version", ["4.99.1", "5.99.0"])
+def test_another_version_of_the_library_than_was_tried_is_refused(monkeypatch, data, version):
+    monkeypatch.setattr("transformers.__version__", version)
+    for build in (detector, lambda: check_config(read_config(CONFIG, data))):
+        with pytest.raises(UserError, match=f"needs transformers .*, not {version}"):
+            build()
+
+
 @pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
 def test_rates_and_clipping_of_parameter_groups(optimizer):
     factors = "[['backbone', 0.1], ['sampling_offsets', 0.5], ['reference_points', 0.0]]"

@@ -26,6 +26,7 @@ from paramap_d2.config.lazy import (
 )
 from paramap_d2.engine import Trainer
 from paramap_d2.engine import lazy as lazy_training
+from paramap_d2.engine.calibration import CalibrationHook
 from paramap_d2.errors import UserError
 from paramap_d2.losses import load_loss, save_loss
 from paramap_d2.search.proxies.config import LazyProxyConfig, YamlProxyConfig, read_proxy_config
@@ -112,7 +113,9 @@ def test_the_same_seed_gives_the_same_losses_by_either_way_in(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_train_net_trains_resumes_and_evaluates(lazy_tiny, tmp_path, capsys):
+def test_train_net_trains_resumes_and_evaluates(lazy_tiny, tmp_path, capsys, monkeypatch):
+    calibrated = []
+    monkeypatch.setattr(CalibrationHook, "after_train", lambda hook: calibrated.append(hook.dataset_name))
     spec = importlib.util.spec_from_file_location("lazyconfig_train_net", PROJECT / "lazyconfig_train_net.py")
     train_net = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(train_net)
@@ -124,7 +127,9 @@ def test_train_net_trains_resumes_and_evaluates(lazy_tiny, tmp_path, capsys):
             default_argument_parser().parse_args(["--config-file", str(RETINANET), *words[:1], *opts, *words[1:]])
         )
 
-    run("--num-gpus=0")
+    run("--num-gpus=0", "train.calibrate_on=tiny_val")
+    assert calibrated == ["tiny_val"]
+    assert list(load_loss(tmp_path / "out" / "loss.json")) == ["dense"]  # what it trained with
     assert (tmp_path / "out" / "model_final.pth").exists() and (tmp_path / "out" / "metrics.json").exists()
     saved = LazyConfig.load(str(tmp_path / "out" / "config.yaml"))  # what was trained can be read again
     assert saved.train.max_iter == 2 and instantiate(saved.model).box_ap_loss is not None
@@ -284,6 +289,7 @@ def test_proxies_of_both_kinds_of_config(tiny, lazy_tiny):
     assert not {"train.output_dir", "train.seed", "param_ap.loss"} & set(lazy.settings)
     # Without a word of the command line, the proxy's own options hold.
     assert read_proxy_config(FASTER, []).settings["train.max_iter"] == "60"
+    assert read_proxy_config(CONFIGS / "shapes_retinanet_R_18_FPN.yaml").settings["SOLVER.MAX_ITER"] == "80"
 
 
 @pytest.mark.slow

@@ -91,5 +91,5 @@ def made_search(folder, proxies=128, algorithm="ga", heads=("dense",), **schedul
     with Store(folder / "search.db") as store:
         store.write_settings(settings)
         told = build_algorithm(algorithm, space.genes, 16, 0, initial, 1, -(-proxies // 16))
-        evolve(told, detector, InlineExecutor(1), store, Schedule(0, evaluations=proxies, **schedule))
+        evolve(told, detector, InlineExecutor(), store, Schedule(0, evaluations=proxies, **schedule))
     return folder

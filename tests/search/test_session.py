@@ -86,6 +86,7 @@ def test_real_proxies_repeated_stopped_and_trained_longer(tmp_path, tiny):
     run_search(options(tmp_path / "plain", opts, population=5, generations=1))
     # The identity alone would be too little: four curves are needed before one is ended.
     more = {"stop": "halving", "reevaluate": 2, "final_iters": 6, "finalists": 1}
+    more |= {"keep_finalists": True, "checkpoint_proxies": 2}
     best = run_search(options(tmp_path / "out", opts, population=5, generations=2, elite=2, **more))
     found = rows(tmp_path / "out")
     first = [e for e in found if e.generation == 0 and e.stage == "search"]
@@ -105,6 +106,8 @@ def test_real_proxies_repeated_stopped_and_trained_longer(tmp_path, tiny):
     assert {tuple(e.genome) for e in finals} == {tuple(best.genome)} and {e.seed for e in finals} == {3, 4}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "in 6 iterations" in page
+    assert len(list((tmp_path / "out" / "finalists").glob("final_*.pth"))) == len(finals)
+    assert not list((tmp_path / "out").rglob("checkpoint.pth"))  # of trainings that have ended
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ import pytest
 from paramap_d2.errors import UserError
 from paramap_d2.losses import load_loss
 from paramap_d2.search import session
+from paramap_d2.search.deadline import TimeUp
+from paramap_d2.search.life import overview
 from paramap_d2.search.session import SearchOptions, run_search
+from paramap_d2.search.status import read_search
 from paramap_d2.search.store import Store, StoreError
 
 
@@ -37,11 +40,21 @@ class FakeExecutor:
         pass
 
 
+class OutOfTime(FakeExecutor):
+    """Its time is over after three trainings."""
+
+    def run(self, evaluate, tasks, on_start=None):
+        for order, ended in enumerate(super().run(evaluate, tasks, on_start)):
+            if order == 3:
+                raise TimeUp
+            yield ended
+
+
 @pytest.fixture
 def search(tmp_path, monkeypatch):
-    def run(detector, **more):
+    def run(detector, executor=FakeExecutor, **more):
         monkeypatch.setattr(session, "read_proxy_config", lambda *_: FakeConfig(*detector))
-        monkeypatch.setattr(session, "_executor", lambda options: FakeExecutor())
+        monkeypatch.setattr(session, "_executor", lambda options: executor())
         options = {"population": 4, "generations": 2, "points": 1, "init": ["linear"], **more}
         return run_search(SearchOptions("config.yaml", str(tmp_path / "out"), **options))
 
@@ -65,6 +78,16 @@ def test_all_heads_in_the_detectors_order(search, tmp_path):
     best = search(("rpn", "roi"), heads=["roi", "rpn"])
     assert len(best.genome) == 2 * (5 * 2 + 1)
     assert list(load_loss(tmp_path / "out" / "best.json")) == ["rpn", "roi"]
+
+
+def test_what_the_end_of_the_time_cuts_off_hands_over_what_there_is_and_goes_on(search, tmp_path):
+    best = search(("dense",), OutOfTime, hours=2.5, confirm=0)
+    assert best.mean > 0
+    life, text = overview(tmp_path / "out")
+    assert life.state == "interrupted" and "after 2.5 h, as --hours has it" in text and "--resume" in text
+    assert len(read_search(tmp_path / "out")[0]) == 3
+    search(("dense",), resume=True, confirm=0)
+    assert overview(tmp_path / "out")[0].state == "done"
 
 
 def test_a_loss_of_one_head_is_enough_to_fix_it(search, tmp_path):

@@ -43,7 +43,7 @@ def test_presets_encode_and_decode(preset, heads):
                 assert got == pytest.approx(want, abs=1e-9)
 
 
-@settings(max_examples=50, derandomize=True, deadline=None)
+@settings(max_examples=50, derandomize=True)
 @given(st.data())
 def test_every_gene_changes_the_loss(data):
     space = SearchSpace(
@@ -60,7 +60,7 @@ def test_every_gene_changes_the_loss(data):
         assert [h for h in after if after[h] != before[h]] == [head]
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True)
 @given(st.lists(st.floats(0, 1), min_size=9, max_size=9))
 def test_every_genome_is_a_loss(genome):
     (loss,) = SearchSpace(("dense",), mode="shared").decode(genome).values()

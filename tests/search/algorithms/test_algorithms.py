@@ -51,7 +51,7 @@ def searches(draw):
     return arguments, lambda genome: max(worst, 50 - scale * sum(abs(gene - centre) for gene in genome))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(searches())
 def test_genomes_are_plain_bounded_rounded_and_new(search):
     arguments, evaluate = search
@@ -63,7 +63,7 @@ def test_genomes_are_plain_bounded_rounded_and_new(search):
         assert all(type(gene) is float and 0 <= gene <= 1 and gene == round(gene, 6) for gene in genome)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(searches(), st.integers(1, 3))
 def test_a_search_is_resumed_by_telling_it_again(search, interrupted):
     arguments, evaluate = search

@@ -54,7 +54,6 @@ def test_the_densitys_slope_is_its_difference_quotient(x, mean, sigma):
     assert slope == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=1e-3)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 0.3))
 def test_the_gradient_is_autograds(seed, moved):
     # Moved by up to 0.3: nothing, some or all genes clipped.
@@ -101,7 +100,7 @@ def test_equal_rewards_move_nothing():
     assert moved_mean(mean, sigma, genomes, numpy.zeros(6)) == pytest.approx(mean, abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from([1e-3, 1.0, 100.0]), st.floats(1e-4, 0.2))
 def test_the_mean_stays_a_mean_at_any_scale(seed, scale, sigma):
     mean, _, _, advantages = draws(seed, genes=82)

@@ -7,12 +7,23 @@ from pathlib import Path
 import pytest
 
 from paramap_d2.losses import load_loss
+from paramap_d2.modeling import BoxAPLoss
 from paramap_d2.search.proxies import proxy as module
 from paramap_d2.search.proxies.config import read_proxy_config
 from paramap_d2.search.proxies.proxy import Proxy, Task
 from paramap_d2.search.space import SearchSpace
 
 RETINANET = Path(__file__).parents[3] / "projects" / "ParamAP" / "configs" / "shapes_retinanet_R_18_FPN.yaml"
+LAZY = RETINANET.parent / "lazy" / "shapes_retinanet_R_18_FPN.py"
+LAZY_TINY = [
+    "dataloader.train.dataset.names=tiny_train",
+    "dataloader.test.dataset.names=tiny_val",
+    "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
+    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+    "dataloader.train.total_batch_size=2",
+    "train.max_iter=2",
+    "lr_multiplier.warmup_iters=0",
+]
 SPACE = SearchSpace(("dense",))
 
 
@@ -58,3 +69,29 @@ def test_it_tells_how_far_it_is_and_keeps_a_finalists_weights(tmp_path, tiny, mo
     (finalists / "confirm_g002_003_s9_1.pth").mkdir()  # cannot be written there
     outcome = proxy(Task(2, 3, SPACE.identity(), 9, "confirm", iterations=1))
     assert outcome.iterations == 1 and outcome.status in ("finished", "no detections")
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_it_trains_with_the_genomes_loss_from_the_tasks_seed(tmp_path, tiny, monkeypatch, lazy):
+    config = read_proxy_config(LAZY, LAZY_TINY) if lazy else read_proxy_config(RETINANET, tiny)
+    proxy = Proxy(config, SPACE, "AP", str(tmp_path))
+    terms_of, seen = BoxAPLoss.__call__, []
+
+    def recorded(loss, *args):
+        terms = terms_of(loss, *args)
+        seen.append((Path(loss.loss), float(terms[0]), float(terms[1])))
+        return terms
+
+    monkeypatch.setattr(BoxAPLoss, "__call__", recorded)
+
+    def first_step(place, genome, seed):
+        seen.clear()
+        proxy(Task(0, place, genome, seed))
+        path, *terms = seen[0]
+        assert len(seen) == 2 and SPACE.encode(load_loss(path)) == pytest.approx(genome, abs=1e-6)
+        return terms
+
+    one = first_step(0, SPACE.identity(), 5)
+    assert first_step(1, SPACE.identity(), 5) == one
+    assert first_step(2, SPACE.encode(load_loss("retinanet-coco")), 5) != one
+    assert first_step(3, SPACE.identity(), 6) != one
