@@ -180,19 +180,29 @@ def test_bfloat16_autocast(detector):
 
 @pytest.mark.parametrize("detector", ["faster_rcnn", "cascade_rcnn"])
 def test_trains_on_all_proposals(detector, monkeypatch):
-    model, inputs = build(detector), batch(detector, 2)
-    assert model.roi_heads.batch_size_per_image == 512
+    # Stock heads would train on 16 proposals an image, and an untrained RPN proposes far more.
+    model, inputs = build(detector, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16"), batch(detector, 2)
     calls = _record(monkeypatch)
     losses(model, inputs)
     first_stage = next(args for loss, args, _ in calls if loss.head == "roi")
-    labels = first_stage[1]
-    # 200 proposals an image at most, and the ground truth; the cap on positives would be a quarter of 512.
-    objects = sum(len(item["instances"]) for item in inputs)
-    assert len(labels) > 2 * objects
+    assert len(first_stage[1]) > 4 * 2 * 16
     (rpn_labels,) = [args[1] for loss, args, _ in calls if loss.head == "rpn"]
     anchors = sum(2 * 3 * (128 // stride) ** 2 for stride in (4, 8, 16, 32, 64))
     assert len(rpn_labels) == anchors
     assert (rpn_labels == 1).sum() > 2 * 256 * 0.5  # background is not sampled down to 256
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "cascade_rcnn"])
+def test_no_proposal_is_left_out_but_ignored_ones(detector):
+    heads = build(detector).roi_heads
+    # More than the 512 of stock sampling, and more of them objects than its quarter; every seventh is ignored.
+    number = torch.arange(700)
+    ignored, matched = number % 7 == 6, (number % 2).masked_fill(number % 7 == 6, -1)
+    kept, labels = heads._sample_proposals(number % 3, matched, torch.tensor([2, 0, 1]))
+    assert kept.tolist() == number[~ignored].tolist()
+    assert labels.tolist() == [(2, 0, 1)[n % 3] if n % 2 else heads.num_classes for n in kept.tolist()]
+    kept, labels = heads._sample_proposals(number * 0, number * 0, torch.tensor([], dtype=torch.long))
+    assert kept.tolist() == number.tolist() and set(labels.tolist()) == {heads.num_classes}
 
 
 def test_rcnn_scores_are_sigmoids_one_a_class():
