@@ -27,6 +27,21 @@ def yaml_config(name, *opts):
     return read_config(CONFIGS / name, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", *opts])
 
 
+def lazy_model(name):
+    return build_lazy_model(lazy_config.read_lazy_config(CONFIGS / "lazy" / name, ["train.device=cpu"]))
+
+
+def thresholds(model, *names):
+    """What the parts of a detector have under these names."""
+    return {getattr(part, name) for part in model.modules() for name in names if hasattr(part, name)}
+
+
+def drops_no_score(model):
+    """Whether all detections are kept, however low their scores: a ranking loss leaves open where zero is, and its
+    detectors lose AP by any other threshold."""
+    return thresholds(model, "test_score_thresh", "score_thresh") == {0.0}
+
+
 @pytest.mark.parametrize("name", YAML)
 def test_yaml_configs_build(name):
     if "deformable_detr" in name:
@@ -37,6 +52,7 @@ def test_yaml_configs_build(name):
         head_losses(load_loss(cfg.MODEL.PARAM_AP.LOSS), heads, cfg.MODEL.PARAM_AP.LOSS)
     model = build_model(cfg)
     assert sum(p.numel() for p in model.parameters()) > 1e6
+    assert not heads or drops_no_score(model)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -111,6 +127,21 @@ def test_the_papers_training(name, lr, steps):
     assert [rates(share) for share in (0.5, 0.7, 0.99)] == [1.0] * 3
 
 
+@pytest.mark.parametrize(
+    "name, nms",
+    [
+        ("coco_retinanet_R_50_FPN_param_ap.yaml", 0.6),
+        ("voc_retinanet_R_50_FPN_param_ap.yaml", 0.6),
+        ("coco_faster_rcnn_R_50_FPN_param_ap.yaml", 0.5),
+        ("coco_retinanet_R_50_FPN.py", 0.6),
+        ("coco_faster_rcnn_R_50_FPN.py", 0.5),
+    ],
+)
+def test_the_papers_suppression(name, nms):
+    model = build_model(yaml_config(name)) if name.endswith(".yaml") else lazy_model(name)
+    assert thresholds(model, "test_nms_thresh") == {nms}
+
+
 @pytest.mark.parametrize("name", LAZY)
 def test_lazy_configs_build(name):
     if "deformable_detr" in name:
@@ -130,6 +161,7 @@ def test_lazy_configs_build(name):
     assert cfg.train.max_iter < full
     model = build_lazy_model(cfg)
     assert sum(p.numel() for p in model.parameters()) > 1e6
+    assert drops_no_score(model)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if (CONFIGS / "lazy" / f"{Path(name).stem}.py").exists()])
@@ -137,9 +169,7 @@ def test_lazy_configs_have_the_parameters_of_their_yaml(name):
     if "deformable_detr" in name:
         pytest.importorskip("transformers")
     model = build_model(yaml_config(name))
-    lazy = build_lazy_model(
-        lazy_config.read_lazy_config(CONFIGS / "lazy" / f"{Path(name).stem}.py", ["train.device=cpu"])
-    )
+    lazy = lazy_model(f"{Path(name).stem}.py")
     shapes = [{key: value.shape for key, value in m.state_dict().items()} for m in (model, lazy)]
     assert shapes[0] == shapes[1]
 
