@@ -1,6 +1,9 @@
 """What the demo shows of its trainings."""
 
+import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,59 @@ def test_a_training_is_shown_from_its_beginning_to_its_end(tmp_path, monkeypatch
 
 def test_the_trainings_end_where_they_are_looked_at():
     assert demo.ITERATIONS % demo.EVERY == 0
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The options of every command that the demo would run. Its trainings end at once, at their last look."""
+    recorded = []
+
+    def record(command, **_):
+        assert command[:3] == [sys.executable, "-m", "paramap_d2"]
+        name, *words = command[3:]
+        recorded.append((name, importlib.import_module(f"paramap_d2.cli.{name}").build_parser().parse_args(words)))
+        return subprocess.CompletedProcess(command, 0)
+
+    def train(trainings):
+        for folder, command in trainings.items():
+            record(command)
+            folder.mkdir(parents=True)
+            looks = range(demo.EVERY, demo.ITERATIONS + 1, demo.EVERY)
+            (folder / "metrics.json").write_text("\n".join(map(json.dumps, lines(dict.fromkeys(looks, 30.0)))))
+
+    monkeypatch.setattr(demo.subprocess, "run", record)
+    monkeypatch.setattr(demo, "train", train)
+    monkeypatch.setattr(demo, "draw_detections", lambda *_: None)
+    monkeypatch.setattr(demo.signal, "signal", lambda *_: None)
+    return recorded
+
+
+def test_what_it_runs_are_commands_as_they_are(ran, tmp_path):
+    assert demo.main(["--output-dir", str(tmp_path)]) == 0
+    (first, search), *trainings = ran
+    assert first == "evolve" and search.output_dir == str(tmp_path) and not search.resume
+    assert search.init == ["linear"] and Path(search.config_file).name == CONFIG
+    read_config(search.config_file, search.opts)
+    found = []
+    for name, options in trainings:
+        assert name == "train" and options.resume
+        cfg = read_config(options.config_file, options.opts)
+        assert (cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD) == (demo.ITERATIONS, demo.EVERY)
+        assert cfg.DATASETS.TEST == ("shapes_test",)
+        found.append((cfg.OUTPUT_DIR, cfg.MODEL.META_ARCHITECTURE))
+        assert cfg.MODEL.PARAM_AP.LOSS == str(tmp_path / "best.json") or cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    assert found == [(str(tmp_path / "searched"), "ParamAPRetinaNet"), (str(tmp_path / "focal_L1"), "RetinaNet")]
+
+
+def test_a_second_call_resumes_the_search_and_trains_no_more(ran, tmp_path):
+    demo.main(["--output-dir", str(tmp_path)])
+    (tmp_path / "search.db").touch()
+    ran.clear()
+    assert demo.main(["--output-dir", str(tmp_path)]) == 0
+    ((name, options),) = ran
+    assert name == "evolve" and options.resume
+
+
+def test_a_search_that_ends_otherwise_ends_the_demo(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.subprocess, "run", lambda command: subprocess.CompletedProcess(command, 130))
+    assert demo.main(["--output-dir", str(tmp_path)]) == 130 and not ran

@@ -180,23 +180,39 @@ SCRIPTS = {
     "tools/evolve.py": "evolve",
     "tools/split_dataset.py": "split",
 }
+EXAMPLES = ROOT / "docs" / "examples"
+PAGES = [ROOT / "README.md", CONFIGS.parent / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def readme_commands():
-    text = (CONFIGS.parent / "README.md").read_text().replace("\\\n", " ")
-    return re.findall(r"^ {4}((?:python|paramap) .+)$", text, re.MULTILINE)
+def commands(page):
+    """Those on lines of their own, the examples' scripts apart: tests/docs runs these."""
+    text = page.read_text().replace("\\\n", " ")
+    beginnings = re.findall(r"\bbegin=\((.+)\)$", text, re.MULTILINE)  # of a script's search: anew, resumed
+    for line in re.findall(r"^ *((?:python|paramap) .+?)(?: &)?$", text, re.MULTILINE):
+        if not (EXAMPLES / line.split()[1]).exists():
+            yield from {line.replace('"${begin[@]}"', words): None for words in beginnings or [""]}
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_commands_of_the_readme_parse(command, monkeypatch):
-    program, name, *words = shlex.split(command)
+def parser_of(program, name):
+    if name.startswith("benchmarks/"):
+        return importlib.import_module(name.removesuffix(".py").replace("/", ".")).parser()
     command = name if program == "paramap" else SCRIPTS[name]
-    parser = importlib.import_module(f"paramap_d2.cli.{command.replace('-', '_')}").build_parser()
-    args = parser.parse_args(words)
+    return importlib.import_module(f"paramap_d2.cli.{command.replace('-', '_')}").build_parser()
+
+
+@pytest.mark.parametrize("page, command", [(page.name, command) for page in PAGES for command in commands(page)])
+def test_commands_of_the_pages_parse(page, command, monkeypatch):
+    program, name, *words = shlex.split(command)
     monkeypatch.chdir(ROOT)
-    if hasattr(args, "config_file"):
-        read = lazy_config.read_lazy_config if args.config_file.endswith(".py") else read_config
-        read(args.config_file, args.opts)
+    assert program == "paramap" or Path(name).is_file()
+    if not words:
+        return
+    args = parser_of(program, name).parse_args(words)
+    file = getattr(args, "config_file", None)
+    if file and not (EXAMPLES / file).exists():
+        file = file if file != "CONFIG" else CONFIGS / "bccd_retinanet_lite0_FPN.yaml"
+        read = lazy_config.read_lazy_config if str(file).endswith(".py") else read_config
+        read(file, args.opts)
 
 
 def test_the_readme_names_every_recipe():
