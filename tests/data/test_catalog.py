@@ -5,6 +5,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from paramap_d2.data import DatasetError, check_datasets, coco, datasets_root, shapes
 
+from .absent import make_absent
+
 
 def one_line(caught):
     message = str(caught.value)
@@ -24,7 +26,8 @@ def test_unknown_name_near_to_none():
 
 
 @pytest.mark.parametrize("name", ["coco_2017_val", "voc_2007_test", "coco_2017_train_search"])
-def test_registered_but_not_there(name):
+def test_registered_but_not_there(name, tmp_path, monkeypatch):
+    make_absent(name, tmp_path, monkeypatch)
     with pytest.raises(DatasetError, match=f"'{name}' needs .* does not exist: set DETECTRON2_DATASETS"):
         check_datasets(name)
 

@@ -8,6 +8,7 @@ from detectron2.data.datasets import register_coco_instances
 from paramap_d2.data import DatasetError, digest
 from paramap_d2.data.digest import _digest
 
+from .absent import make_absent
 from .voc_form import write_voc
 
 
@@ -81,6 +82,7 @@ def test_data_of_a_function():
         DatasetCatalog.remove("by_hand")
 
 
-def test_data_that_is_not_there():
+def test_data_that_is_not_there(tmp_path, monkeypatch):
+    make_absent("coco_2017_val", tmp_path, monkeypatch)
     with pytest.raises(DatasetError, match="'coco_2017_val' needs"):
         digest("coco_2017_val")

@@ -33,6 +33,8 @@ from paramap_d2.search.proxies.config import LazyProxyConfig, YamlProxyConfig, r
 from paramap_d2.search.session import SearchOptions, run_search
 from paramap_d2.search.store import Store
 
+from ..data.absent import make_absent
+
 PROJECT = Path(__file__).parents[2] / "projects" / "ParamAP"
 CONFIGS = PROJECT / "configs"
 RETINANET = CONFIGS / "lazy" / "shapes_retinanet_R_18_FPN.py"
@@ -234,13 +236,18 @@ def test_an_option_that_does_not_fit_is_one_line(option, message):
         (DETR, "model.hidden_dim=65", "hidden_dim must be a multiple of 32"),
         (RETINANET, "model.num_classes=80", "data set shapes_train has 3 classes, and the config's detector 80"),
         (RETINANET, "dataloader.train.dataset.names=nope_train", "data set 'nope_train' is not registered"),
-        (CONFIGS / "lazy" / "coco_fcos_R_50_FPN.py", "train.max_iter=5", "DETECTRON2_DATASETS"),
     ],
 )
 def test_what_does_not_fit_is_known_before_anything_is_built(file, option, message, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=message):
         check_lazy_config(read_lazy_config(file, [option]))
+
+
+def test_data_that_is_not_there_is_known_before_anything_is_built(tmp_path, monkeypatch):
+    make_absent("coco_2017_train", tmp_path, monkeypatch)
+    with pytest.raises(UserError, match="'coco_2017_train' needs .* does not exist: set DETECTRON2_DATASETS"):
+        check_lazy_config(read_lazy_config(CONFIGS / "lazy" / "coco_fcos_R_50_FPN.py"))
 
 
 def test_the_highest_scores_are_those_of_one_process():
