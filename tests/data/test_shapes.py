@@ -26,8 +26,20 @@ KNOWN_LABELS = [2, 1, 2, 2, 2]
 KNOWN_GREEN = [101.7, 111.5, 114.5, 103.7, 101.6, 87.0, 100.9, 94.4, 101.3]
 
 
+def shapes_of(root):
+    return root / "shapes" / shapes.VERSION
+
+
 def annotations(root, split):
-    return json.loads((root / "shapes" / shapes.VERSION / f"{split}.json").read_text())
+    return json.loads((shapes_of(root) / f"{split}.json").read_text())
+
+
+def drawn(folder, split, number):
+    """An image as it lies in the folder: its pixels, and category and polygon of its objects."""
+    coco = json.loads((folder / f"{split}.json").read_text())
+    (file_name,) = [image["file_name"] for image in coco["images"] if image["id"] == number]
+    objects = [(a["category_id"], a["segmentation"]) for a in coco["annotations"] if a["image_id"] == number]
+    return np.asarray(Image.open(folder / split / file_name)), objects
 
 
 def digest(folder):
@@ -51,20 +63,23 @@ def test_drawing_is_the_same_bit_for_bit_in_another_process(tmp_path, monkeypatc
     assert digest(tmp_path / "here") == digest(tmp_path / "there")
 
 
-def test_an_image_depends_on_its_own_number_alone():
-    """Adding images must not change those that were there: image 3 does not hang on 1 and 2."""
-    alone, _ = shapes.draw_image(np.random.RandomState([shapes.SEED, 0, 3]))
-    shapes.draw_image(np.random.RandomState([shapes.SEED, 0, 1]))
-    again, _ = shapes.draw_image(np.random.RandomState([shapes.SEED, 0, 3]))
-    assert np.array_equal(alone, again)
+def test_an_image_depends_on_its_own_number_alone(root, tmp_path, monkeypatch):
+    """Images may be added to a split, and to those before it, without a change of those that were there."""
+    for counts in ({"train": 6, "val": 3}, {"train": 2, "val": 1}):
+        monkeypatch.setattr(shapes, "SPLITS", counts)
+        folder = tmp_path / str(counts["train"])
+        shapes.draw_shapes(folder)
+        for split, image in (("train", 1), ("train", 2), ("val", 1)):
+            (theirs, objects), (whole, expected) = drawn(folder, split, image), drawn(shapes_of(root), split, image)
+            assert np.array_equal(theirs, whole) and objects == expected, (counts, split, image)
 
 
-def test_known_picture():
+def test_known_picture(root):
     """Guards VERSION: whoever changes what is drawn must raise it, or users mix old and new files."""
-    image, objects = shapes.draw_image(np.random.RandomState([shapes.SEED, 0, 1]))
+    image, objects = drawn(shapes_of(root), "train", 1)
     coarse = image.reshape(8, 16, 8, 16, 3).mean(axis=(1, 3))  # a last bit of sin or exp must not matter
     assert shapes.VERSION == "v1"
-    assert [label for label, _ in objects] == KNOWN_LABELS
+    assert [label - 1 for label, _ in objects] == KNOWN_LABELS
     assert coarse[::3, ::3, 1].round(1).ravel() == pytest.approx(KNOWN_GREEN, abs=0.2)
 
 
