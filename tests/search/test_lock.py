@@ -1,6 +1,8 @@
 import os
 import threading
+import time
 
+import portalocker
 import pytest
 
 from paramap_d2.search import lock
@@ -17,20 +19,33 @@ def test_a_lock_is_seen_while_it_is_held_and_no_longer(tmp_path):
     assert os.listdir(tmp_path) == [".lock"]
 
 
-def test_who_looks_keeps_no_search_from_starting(tmp_path):
-    over = threading.Event()
-
-    def look():
-        while not over.is_set():
-            held(tmp_path)
-
+def test_who_looks_keeps_no_search_from_starting(tmp_path, monkeypatch):
     (tmp_path / ".lock").touch()
-    thread = threading.Thread(target=look)
+    looking, over = threading.Event(), threading.Event()
+    unlock, sleep = portalocker.unlock, time.sleep
+
+    def unlock_when_over(file):
+        looking.set()
+        over.wait(60)
+        unlock(file)
+
+    def let_go_and_sleep(seconds):  # the search waits for the lock
+        over.set()
+        thread.join()
+        sleep(seconds)
+
+    monkeypatch.setattr(portalocker, "unlock", unlock_when_over)
+    thread = threading.Thread(target=held, args=(tmp_path,))
     thread.start()
     try:
-        for _ in range(30):
-            with only_one(tmp_path, resume=True):
+        assert looking.wait(60)
+        with monkeypatch.context() as hasty:
+            hasty.setattr(lock, "PATIENCE", 0.0)
+            with pytest.raises(StoreError, match="another search is running"), only_one(tmp_path, resume=True):
                 pass
+        monkeypatch.setattr(time, "sleep", let_go_and_sleep)
+        with only_one(tmp_path, resume=True):
+            assert over.is_set()
     finally:
         over.set()
         thread.join()
