@@ -187,7 +187,10 @@ class Plan:
         """Baselines and others of the comparisons of whole trainings."""
         mine = searched(self.dataset, detector)
         return {
-            "retinanet": (["focal-l1", "focal-giou", "ap-loss", "rank-sort"], ["retinanet-coco", "square", mine]),
+            "retinanet": (
+                ["focal-l1", "focal-giou", "ap-loss", "rank-sort"],
+                ["retinanet-coco", "retinanet-coco-l1", "square", mine],
+            ),
             "faster_rcnn": (["ce-l1"], ["fasterrcnn-coco", "square", mine]),
             "deformable_detr": (["focal-l1-giou"], ["square", mine]),
         }[detector]

@@ -44,6 +44,9 @@ BASELINES: dict[str, dict[str, list[Any]]] = {
 }
 """Losses that are not this project's, by detector: the config's keys that make them."""
 
+QUALITY = {"retinanet-coco-l1": ("retinanet-coco", "l1")}
+"""Losses that are another with another box quality: by the name that they have here."""
+
 RANKING = ("ap-loss", "rank-sort")
 """Values of MODEL.PARAM_AP.LOSS that are neither presets nor loss files."""
 
@@ -73,7 +76,8 @@ class Training:
 
     Args:
         dataset, detector: of :data:`CONFIGS`.
-        loss: a baseline's name, a preset, or the name of a loss file in results/losses.
+        loss: a baseline's name, one of :data:`RANKING` or :data:`QUALITY`, a preset, or the name of a loss file in
+            results/losses.
         learning_rate: at its highest.
         iterations: of the training; its cosine ends there.
         split: whose AP the row tells, ``val`` or ``test``. It is trained on ``train``.
@@ -108,7 +112,7 @@ class Training:
     @property
     def loss_file(self) -> Path | None:
         """Where the loss is a file of a search, which may not have been made yet."""
-        named = self.is_baseline or self.loss in RANKING or self.loss in list_presets()
+        named = self.is_baseline or self.loss in (*RANKING, *QUALITY) or self.loss in list_presets()
         return None if named else RESULTS / "losses" / f"{self.loss}.json"
 
     def options(self) -> list[Any]:
@@ -118,7 +122,8 @@ class Training:
         options += ["DATASETS.TRAIN", f"('{self.dataset}_train',)", "DATASETS.TEST", f"('{self.dataset}_val',)"]
         if self.is_baseline:
             return options + BASELINES[self.detector][self.loss]
-        options += ["MODEL.PARAM_AP.LOSS", str(self.loss_file or self.loss)]
+        loss, quality = QUALITY.get(self.loss, (str(self.loss_file or self.loss), "giou"))
+        options += ["MODEL.PARAM_AP.LOSS", loss, "MODEL.PARAM_AP.QUALITY", quality]
         options += ["MODEL.PARAM_AP.BLOCK_GRADIENT", self.block_gradient]
         return options + (["MODEL.PARAM_AP.GRAD_SCALE", self.grad_scale] if self.grad_scale is not None else [])
 
@@ -128,7 +133,7 @@ class Training:
         Raises:
             UserError: the loss file is not there.
         """
-        if self.is_baseline or self.loss in RANKING:
+        if self.is_baseline or self.loss in (*RANKING, *QUALITY):
             return self.loss
         heads = loss_content(load_loss(self.loss_file or self.loss))["heads"]
         return _sha256(heads)
