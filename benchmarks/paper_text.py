@@ -152,11 +152,17 @@ def report(name: str, plan: Plan, rows: Rows, folder: Path) -> str:
             lines.append(f"## {part.title}")
         lines += [table(part, rows), budget(part, rows)] if part.cells else ["What is to be trained is not known yet."]
         if any(ended(cell, rows) for cell in part.cells):
-            if name == "curves":
-                draw_curves(curves(part, rows), folder / picture, f"{plan.dataset}_val")
-            else:
-                draw_part(part, rows, folder / picture)
+            draw_part(part, rows, folder / picture)
             lines.append(f"![{part.title}]({picture})")
+        judged = name == "final" and part.cells and part.cells[0].trainings[0].split == "test"
+        if (judged or name == "curves") and (on_the_way := curves(part, rows)):
+            picture = picture.replace(".png", "_over_iterations.png")
+            draw_curves(on_the_way, folder / picture, f"{plan.dataset}_val")
+            lines += [
+                "AP on val on the way, means over seeds:",
+                curve_table(on_the_way),
+                f"![Over iterations]({picture})",
+            ]
     if name == "ranks":
         lines.append(rank_correlation(*parts, rows))
     if name == "figure1":
@@ -210,3 +216,13 @@ def curves(part: Part, rows: Rows) -> dict[str, list[list[list[float]]]]:
         if seeds := [row["curve"] for row in ended(cell, rows) if row["status"] == "finished" and row["curve"]]:
             found[f"{', '.join(cell.labels)} ({len(seeds)} seed{'s' * (len(seeds) > 1)})"] = seeds
     return found
+
+
+def curve_table(curves: Mapping[str, list[list[list[float]]]]) -> str:
+    """What :func:`curves` gives as a table; every training was looked at after the same iterations."""
+    columns = [f"{iteration:.0f}" for iteration, _ in next(iter(curves.values()))[0]]
+    lines = [f"| iterations | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    for name, seeds in curves.items():
+        aps = zip(*([ap for _, ap in seed] for seed in seeds), strict=True)
+        lines.append(f"| {name} | {' | '.join(f'{statistics.fmean(values):.1f}' for values in aps)} |")
+    return "\n".join(lines)

@@ -255,6 +255,16 @@ def test_the_text_says_what_the_rows_say(paper, training, tmp_path):
         "mine (3 seeds)": [[[10, ap]] for ap in (50.0, 52.0, 54.0)],
         "focal-l1 (2 seeds)": [[[10, 49.0]], [[10, 50.0]]],
     }
+    way = {
+        "mine (2 seeds)": [[[10, 40.0], [20, 50.0]], [[10, 42.0], [20, 51.0]]],
+        "other (1 seed)": [[[10, 9.0], [20, 9.5]]],
+    }
+    assert paper.text.curve_table(way).splitlines() == [
+        "| iterations | 10 | 20 |",
+        "| --- | ---: | ---: |",
+        "| mine (2 seeds) | 41.0 | 50.5 |",
+        "| other (1 seed) | 9.0 | 9.5 |",
+    ]
     assert paper.text.mean_error([]) == "" and paper.text.mean_error([50.0]) == "50.0"
 
 
