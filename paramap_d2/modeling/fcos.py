@@ -49,8 +49,9 @@ class ParamAPFCOS(FCOS):
         labels = torch.cat(gt_labels)
 
         def boxes_of(index: Tensor) -> Tensor:
-            # In float32: the transform keeps the deltas' type, and halves are too coarse for pixels.
-            return self.box2box_transform.apply_deltas(deltas[index].float(), anchor_boxes[index % len(anchor_boxes)])
+            # The transform keeps the deltas' type, and halves are too coarse for pixels.
+            own = deltas[index].to(torch.promote_types(deltas.dtype, torch.float32))
+            return self.box2box_transform.apply_deltas(own, anchor_boxes[index % len(anchor_boxes)])
 
         ranking, localization = self.box_ap_loss(
             cat(pred_logits, dim=1).flatten(0, 1), labels, boxes_of, torch.cat(gt_boxes)

@@ -165,6 +165,22 @@ def test_one_class(detector):
 
 
 @pytest.mark.parametrize("detector", KINDS)
+def test_boxes_are_decoded_in_full_precision_under_autocast(detector, monkeypatch):
+    model, inputs = build(detector), batch(detector, 2)
+    decoded, loss = [], BoxAPLoss.__call__
+
+    def recorded(self, logits, labels, boxes_of, gt_boxes):
+        positive = (labels >= 0) & (labels < logits.shape[1])
+        decoded.append(boxes_of(positive.nonzero().squeeze(1)).dtype)
+        return loss(self, logits, labels, boxes_of, gt_boxes)
+
+    monkeypatch.setattr(BoxAPLoss, "__call__", recorded)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses(model, inputs)
+    assert decoded and set(decoded) == {torch.float32}
+
+
+@pytest.mark.parametrize("detector", KINDS)
 def test_bfloat16_autocast(detector):
     model, inputs = build(detector), batch(detector, 2)
     plain, _ = losses(model, inputs)
