@@ -189,8 +189,8 @@ class Runner:
             command[1:1] = ["--hours", f"{max(0.01, (self.until - time.time()) / 3600):.2f}"]
         print(f"searching {path.stem}: paramap {' '.join(command)}", flush=True)
         done = subprocess.run([sys.executable, "-m", "paramap_d2", *command])
-        whole = done.returncode == 0 and read_life(folder, *read_search(folder)).state == DONE  # --hours cuts it short
-        if whole:
+        # One that --hours has cut short ends well, too, and is not done.
+        if done.returncode == 0 and read_life(folder, *read_search(folder)).state == DONE:
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / "best.json", path)
             return True

@@ -156,5 +156,5 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
         more.append(f"--generations {generation + 1}")
     if spent:
         ends.append(f"the {limit} proxies are used up")
-        more.append(f"--evaluations {limit + settings['population'] + len(waiting(folder))}")
+        more.append(f"--evaluations {limit + settings.get('population', 0) + len(waiting(folder))}")
     return f"{what}; {' and '.join(ends)}: {resume} {' '.join(more)} trains more"

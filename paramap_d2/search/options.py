@@ -68,7 +68,7 @@ class SearchOptions:
         options["config_file"] = _absolute(self.config_file)
         options["init"] = self.init and [_absolute(name) for name in self.init]
         options["fixed"] = self.fixed and _absolute(self.fixed)
-        options["opts"] = [_with_absolute_loss(option) for option in self.opts]
+        options["opts"] = [_with_absolute_loss(o) if isinstance(o, str) else o for o in self.opts]  # Python's numbers
         named = {"DETECTRON2_DATASETS": "datasets", **os.environ}  # Detectron2's own default
         places = {name: os.path.abspath(named[name]) for name in ENVIRONMENT if named.get(name)}
         return {"options": options, "environment": places, "folder": os.getcwd()}

@@ -128,8 +128,8 @@ def test_the_configs_loss_and_detectron2s_default_folder_are_found_from_elsewher
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     (tmp_path / "found.json").touch()
-    kept = SearchOptions("config.yaml", "out", opts=["nowhere.json", option]).to_store()
-    assert kept["options"]["opts"] == ["nowhere.json", option.replace("found", str(tmp_path / "found"))]
+    kept = SearchOptions("config.yaml", "out", opts=["nowhere.json", 5, option]).to_store()
+    assert kept["options"]["opts"] == ["nowhere.json", 5, option.replace("found", str(tmp_path / "found"))]
     assert kept["environment"]["DETECTRON2_DATASETS"] == str(tmp_path / "datasets")
 
 
