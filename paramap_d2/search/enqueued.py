@@ -117,8 +117,7 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
     with Store(folder / STORE, readonly=True) as store:
         settings, evaluations, told = store.settings(), store.evaluations(), store.told()
     space = searched_space(folder, settings)
-    alive = lock.held(folder)
-    if alive and not (folder / heartbeat.FILE).exists():
+    if lock.held(folder) and not (folder / heartbeat.FILE).exists():
         raise UserError(f"the search that runs in {folder} is of an older version and takes nothing in; end it first")
     there = {tuple(genome): f"as {name!r}" for genome, name in loss_names(settings).items()}
     there |= {tuple(e.genome): f"evaluation {e.id}" for e in reversed(evaluations)}
@@ -130,14 +129,10 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
             raise UserError(f"loss {name} is in the search already: {there[tuple(genome)]}")
         there[tuple(genome)] = f"given as {name}"
         added.append({"genome": genome, "name": os.path.abspath(name) if os.path.exists(name) else name})
-    generation = max(1 + max(told, default=-1), 1 + _taken(settings)["until"])
-    planned, limit = settings.get("generations"), settings.get("evaluations")
-    spent = limit is not None and sum(e.stage in PROXIES and e.attempt == 1 for e in evaluations) >= limit
-    over = planned is not None and generation >= planned
-    if over and settings.get("algorithm") in FIXED_LENGTH:
+    if settings.get("algorithm") in FIXED_LENGTH and _next_generation(settings, told)[1]:
         raise UserError(
-            f"{folder} searches with {settings['algorithm']} and has begun its last generation, the {planned - 1}; "
-            "begin another search with --init"
+            f"{folder} searches with {settings['algorithm']} and has begun its last generation, the "
+            f"{settings['generations'] - 1}; begin another search with --init"
         )
     try:
         (folder / FOLDER).mkdir(exist_ok=True)
@@ -146,15 +141,32 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
             write_whole(file, json.dumps(loss).encode())
     except OSError as error:
         raise UserError(f"{folder / FOLDER} cannot be written: {error.strerror}") from None
-    what = f"{len(added)} loss{'es' * (len(added) > 1)} enqueued"
+    return f"{len(added)} loss{'es' * (len(added) > 1)} enqueued, {prospect(folder)}"
+
+
+def _next_generation(settings: Mapping[str, Any], told: Iterable[int]) -> tuple[int, bool]:
+    """The one that takes in what waits, and whether it is more than the search was to have."""
+    generation = max(1 + max(told, default=-1), 1 + _taken(settings)["until"])
+    planned = settings.get("generations")
+    return generation, planned is not None and generation >= planned
+
+
+def prospect(output: str | os.PathLike[str]) -> str:
+    """When what waits in a search's folder will be trained, or what it takes."""
+    folder = Path(output)
+    with Store(folder / STORE, readonly=True) as store:
+        settings, evaluations, told = store.settings(), store.evaluations(), store.told()
+    generation, over = _next_generation(settings, told)
+    limit = settings.get("evaluations")
+    spent = limit is not None and sum(e.stage in PROXIES and e.attempt == 1 for e in evaluations) >= limit
     resume = shlex.join(["paramap", "evolve", "--resume", "--output-dir", str(folder)])
     if not over and not spent:
-        return f"{what}, trained with generation {generation}" + ("" if alive else f": {resume}")
+        return f"trained with generation {generation}" + ("" if lock.held(folder) else f": {resume}")
     ends, more = [], []
     if over:
-        ends.append(f"generation {planned - 1} was to be the last")
+        ends.append(f"generation {settings['generations'] - 1} was to be the last")
         more.append(f"--generations {generation + 1}")
     if spent:
         ends.append(f"the {limit} proxies are used up")
         more.append(f"--evaluations {limit + settings.get('population', 0) + len(waiting(folder))}")
-    return f"{what}; {' and '.join(ends)}: {resume} {' '.join(more)} trains more"
+    return f"but {' and '.join(ends)}: {resume} {' '.join(more)} trains more"

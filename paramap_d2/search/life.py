@@ -16,7 +16,7 @@ from paramap_d2.files import read_json
 from . import heartbeat, lock
 from .commands import training_command
 from .confirmation import verdict
-from .enqueued import waiting
+from .enqueued import prospect, waiting
 from .heartbeat import DEAD, DONE, FAILED, INTERRUPTED, RUNNING
 from .names import loss_names, short_name
 from .status import duration, progress, read_search, status_text
@@ -184,6 +184,6 @@ def overview(output: str | os.PathLike[str]) -> tuple[Life, str]:
         name = names.get(tuple(training.genome), "")
         lines.append(f"worker {training.worker:<5} {training_text(training, metric, name)}")
     if losses := [short_name(loss.name) for loss in waiting(output)]:
-        lines.append(f"enqueued     {', '.join(losses)}: with the next generation")
+        lines.append(f"enqueued     {', '.join(losses)}: {prospect(output)}")
     lines += [f"next         {command}" for command in next_commands(life, output, settings)]
     return life, "\n".join(lines)

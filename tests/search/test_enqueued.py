@@ -12,8 +12,9 @@ from paramap_d2.search.algorithms import build_algorithm
 from paramap_d2.search.enqueued import Intake, enqueue, waiting
 from paramap_d2.search.evolution import Schedule, evolve
 from paramap_d2.search.executors.local import InlineExecutor
+from paramap_d2.search.life import overview
 from paramap_d2.search.lock import only_one
-from paramap_d2.search.names import loss_names
+from paramap_d2.search.names import loss_names, short_name
 from paramap_d2.search.proxies.proxy import Outcome
 from paramap_d2.search.space import SearchSpace
 from paramap_d2.search.store import ENQUEUED, FINISHED, Store
@@ -152,8 +153,10 @@ def test_a_budget_that_is_used_up_says_so(tmp_path, losses):
     with Store(tmp_path / "out" / "search.db") as store:
         store.write_settings({"generations": None, "evaluations": 9, "population": 5})
     said = enqueue(tmp_path / "out", losses[:2])
-    assert said.startswith("2 losses enqueued; the 9 proxies are used up: paramap evolve --resume")
+    assert said.startswith("2 losses enqueued, but the 9 proxies are used up: paramap evolve --resume")
     assert said.endswith(" --evaluations 16 trains more")
+    names = f"{short_name(losses[0])}, {short_name(losses[1])}"
+    assert said.replace("2 losses enqueued,", f"enqueued     {names}:") in overview(tmp_path / "out")[1]
     search(tmp_path / "out", generations=None, evaluations=16)
     assert [name for _, name in names_of(tmp_path / "out")] == ["loss_0", "loss_1"]
 
@@ -239,4 +242,4 @@ def test_the_command(tmp_path, losses, capsys):
     assert [json.loads(w.file.read_text())["name"] for w in waiting(tmp_path)] == losses
     assert run("status", [str(tmp_path)]) == 0
     names = ", ".join(f"{tmp_path.name}/loss_{n}" for n in range(3))
-    assert f"enqueued     {names}: with the next generation" in capsys.readouterr().out
+    assert f"enqueued     {names}: trained with generation 0: paramap evolve --resume" in capsys.readouterr().out

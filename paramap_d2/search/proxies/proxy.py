@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import random
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -152,6 +153,8 @@ class Proxy:
                 traceback.print_exc()
                 self._failed(outcome, error, hooks)
         progress.remove()
+        if comm.is_main_process():  # predictions, where the config's own evaluator keeps them: of a whole search, much
+            shutil.rmtree(folder / "inference", ignore_errors=True)
         outcome.seconds = time.perf_counter() - begin
         outcome.versions = {**outcome.versions, "machine": machine()}
         checkpoint = self._checkpoint(task)

@@ -23,17 +23,12 @@ from functools import partial
 from pathlib import Path
 from detectron2.engine import defaults
 from detectron2.utils import comm
-from paramap_d2.data import build_evaluator
 from paramap_d2.engine import Trainer
 
 defaults.create_ddp_model = partial(defaults.create_ddp_model, device_ids=None)  # its own are of GPUs alone
 
 class Faulty(Trainer):
     # What is to go wrong, and in which iteration, is in a file; in rank 1.
-
-    @classmethod
-    def build_evaluator(cls, cfg, name):
-        return build_evaluator(name, voc=False)
 
     def run_step(self):
         super().run_step()
