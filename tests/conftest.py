@@ -63,3 +63,13 @@ def tiny(tiny_datasets):
     """Options that make a training of any of the small configs take seconds."""
     size = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "SOLVER.IMS_PER_BATCH", "2"]
     return [*tiny_datasets, *size, "SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0"]
+
+
+@pytest.fixture
+def lazy_tiny(tiny_datasets):
+    """Options that make a training of any of the small LazyConfigs take seconds."""
+    train, test = "dataloader.train", "dataloader.test"
+    data = [f"{train}.dataset.names=tiny_train", f"{test}.dataset.names=tiny_val", f"{train}.total_batch_size=2"]
+    edge = "mapper.augmentations.0.short_edge_length"
+    short = ["train.max_iter=2", "lr_multiplier.warmup_iters=0", "train.calibrate_on=", "train.device=cpu"]
+    return [*data, f"{train}.{edge}=[64]", f"{test}.{edge}=64", *short]
