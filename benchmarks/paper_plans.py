@@ -18,7 +18,7 @@ RATES = {
     "faster_rcnn": (0.001, 0.002, 0.0005),
     "deformable_detr": (0.002, 0.004, 0.001),
 }
-"""Learning rates that are tried; the first is the configs' own."""
+"""Learning rates that are tried first; the first is the configs' own."""
 
 PUBLISHED = {"retinanet": "retinanet-coco", "faster_rcnn": "fasterrcnn-coco", "deformable_detr": "square"}
 """Deformable DETR's searched loss was not published; the best handcrafted one stands for it."""
@@ -220,13 +220,15 @@ class Plan:
         parts = []
         for detector in self.detectors:
             baselines, others = self._losses(detector)
+            tried = {loss: self._tried(detector, loss, rows) for loss in (others[0], *baselines, *others[1:])}
+            rates = dict.fromkeys([*RATES[detector], *(t.learning_rate for made in tried.values() for t in made)])
             by_val, on_test = [], {}
-            for rate, loss in itertools.product(RATES[detector], (others[0], *baselines, *others[1:])):
-                training = self._training(detector, loss, learning_rate=rate)
-                by_val.append(self._cell((loss, f"{rate:g}"), training, [0]))
+            for rate, (loss, made) in itertools.product(rates, tried.items()):
+                for training in made:
+                    if training.learning_rate == rate:
+                        by_val.append(self._cell((loss, f"{rate:g}"), training, [0]))
             for loss in (*baselines, *others):
-                trainings = [self._training(detector, loss, learning_rate=rate) for rate in RATES[detector]]
-                if rate := best_rate(trainings, rows):
+                if rate := best_rate(tried[loss], rows):
                     training = self._training(detector, loss, learning_rate=rate, split="test")
                     on_test[loss] = self._cell((loss, f"{rate:g}"), training, range(1, self.seeds + 1))
             where = f"{self.dataset} {detector}, {self.iterations} iterations"
@@ -235,6 +237,18 @@ class Plan:
             title = f"{where}: test, each loss at its best rate by val, seeds that chose nothing"
             parts.append(Part(title, ("loss", "learning rate"), [*on_test.values()], against))
         return parts
+
+    def _tried(self, detector: str, loss: str, rows: Mapping) -> list[Training]:
+        """By learning rate: the three, and further ones by a factor of two while the outermost gives the highest AP."""
+        made = [self._training(detector, loss, learning_rate=rate) for rate in sorted(RATES[detector])]
+        while best := best_rate(made, rows):
+            if best == made[-1].learning_rate:
+                made.append(replace(made[-1], learning_rate=2 * best))
+            elif best == made[0].learning_rate:
+                made.insert(0, replace(made[0], learning_rate=best / 2))
+            else:
+                break
+        return made
 
 
 def best_rate(trainings: Sequence[Training], rows: Mapping[str, Mapping[str, Any]]) -> float | None:

@@ -139,15 +139,17 @@ def budget(part: Part, rows: Rows) -> str:
 
 
 def report(name: str, plan: Plan, rows: Rows, folder: Path) -> str:
-    """Write ``<name>.md`` and its pictures to the folder, those of losses and trainings that are there.
+    """Write ``<name>.md`` and its pictures to the folder, those of losses and trainings that are there; of other data
+    than BCCD ``<name>_<dataset>.md``.
 
     Returns:
         the Markdown.
     """
     parts = plan.parts(name, rows)
+    stem = name if plan.dataset == "bccd" else f"{name}_{plan.dataset}"
     lines = [f"# {TITLES[name]}"]
     for number, part in enumerate(parts):
-        picture = f"{name}.png" if number == 0 else f"{name}_{number + 1}.png"
+        picture = f"{stem}.png" if number == 0 else f"{stem}_{number + 1}.png"
         if part.title != TITLES[name]:
             lines.append(f"## {part.title}")
         lines += [table(part, rows), budget(part, rows)] if part.cells else ["What is to be trained is not known yet."]
@@ -167,10 +169,10 @@ def report(name: str, plan: Plan, rows: Rows, folder: Path) -> str:
         lines.append(rank_correlation(*parts, rows))
     if name == "figure1":
         losses = functions(plan)
-        draw_functions(losses, folder / "figure1.png")
-        lines += ["The published losses, and those that were searched here, as far as there are.", "![](figure1.png)"]
+        draw_functions(losses, folder / f"{stem}.png")
+        lines += ["The published losses, and those that were searched here, as far as there are.", f"![]({stem}.png)"]
     text = "\n\n".join(lines) + "\n"
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{stem}.md").write_text(text, encoding="utf-8")
     return text
 
 

@@ -226,10 +226,25 @@ def test_val_chooses_the_rate_and_other_seeds_are_judged(paper, training, tmp_pa
     rows = paper.rows.Rows(tmp_path / "trainings.db")
     for rate, ap in ((0.001, 50.0), (0.002, 51.0)):
         rows.add("final", replace(training, learning_rate=rate), result(ap))
-    by_val, on_test = plan.parts("final", rows.all())
-    assert not on_test.cells  # one of the three is missing
+
+    def rates_missing():
+        by_val, on_test = plan.parts("final", rows.all())
+        assert by_val.cells and (not on_test.cells or on_test.cells[0].labels[0] == training.loss)
+        of_loss = [t for t in paper.plans.missing([by_val], rows.all()) if t.loss == training.loss]
+        assert bool(of_loss) != bool(on_test.cells)
+        return {t.learning_rate for t in of_loss}
+
+    assert rates_missing() == {0.0005}
     rows.add("final", replace(training, learning_rate=0.0005), result(45.0))
+    assert rates_missing() == {0.004}  # the best was the highest, and so may not be the best
+    rows.add("final", replace(training, learning_rate=0.004), result(0.0, status="diverged", figures={"AP": 0.0}))
     by_val, on_test = plan.parts("final", rows.all())
+    assert rates_missing() == set()
+    baseline = replace(training, loss="focal-l1")
+    for rate, ap in ((0.0005, 50.0), (0.001, 49.0), (0.002, 48.0)):
+        rows.add("final", replace(baseline, learning_rate=rate), result(ap))
+    wanted = paper.plans.missing(plan.parts("final", rows.all())[:1], rows.all())
+    assert [t.learning_rate for t in wanted if t.loss == "focal-l1"] == [0.00025]
     (cell,) = on_test.cells
     assert {(t.learning_rate, t.split) for t in cell.trainings} == {(0.002, "test")}
     assert [t.seed for t in cell.trainings] == [1, 2, 3, 4, 5] and {
