@@ -130,10 +130,7 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
         there[tuple(genome)] = f"given as {name}"
         added.append({"genome": genome, "name": os.path.abspath(name) if os.path.exists(name) else name})
     if settings.get("algorithm") in FIXED_LENGTH and _next_generation(settings, told)[1]:
-        raise UserError(
-            f"{folder} searches with {settings['algorithm']} and has begun its last generation, the "
-            f"{settings['generations'] - 1}; begin another search with --init"
-        )
+        raise UserError(f"{folder} {_takes_no_more(settings)}")
     try:
         (folder / FOLDER).mkdir(exist_ok=True)
         for number, loss in enumerate(added):
@@ -142,6 +139,15 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
     except OSError as error:
         raise UserError(f"{folder / FOLDER} cannot be written: {error.strerror}") from None
     return f"{len(added)} loss{'es' * (len(added) > 1)} enqueued, {prospect(folder)}"
+
+
+def _takes_no_more(settings: Mapping[str, Any]) -> str:
+    """Of a search whose generations are over and cannot become more."""
+    last = settings["generations"] - 1
+    return (
+        f"searches with {settings['algorithm']} and has begun its last generation, the {last}; "
+        "begin another search with --init"
+    )
 
 
 def _next_generation(settings: Mapping[str, Any], told: Iterable[int]) -> tuple[int, bool]:
@@ -157,6 +163,8 @@ def prospect(output: str | os.PathLike[str]) -> str:
     with Store(folder / STORE, readonly=True) as store:
         settings, evaluations, told = store.settings(), store.evaluations(), store.told()
     generation, over = _next_generation(settings, told)
+    if over and settings.get("algorithm") in FIXED_LENGTH:
+        return f"but {folder} {_takes_no_more(settings)}"
     limit = settings.get("evaluations")
     spent = limit is not None and sum(e.stage in PROXIES and e.attempt == 1 for e in evaluations) >= limit
     resume = shlex.join(["paramap", "evolve", "--resume", "--output-dir", str(folder)])

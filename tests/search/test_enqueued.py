@@ -148,6 +148,16 @@ def test_a_search_that_is_over_trains_them_when_it_gets_more_generations(tmp_pat
     assert names_of(tmp_path / "out") == [(4, "loss_0"), (4, "loss_1")]
 
 
+def test_a_search_of_fixed_length_is_not_told_to_get_more_generations(tmp_path, losses):
+    begin(tmp_path / "out", algorithm="ppo")
+    enqueue(tmp_path / "out", losses[:1])
+    with Store(tmp_path / "out" / "search.db") as store:  # the last generation began just before it was there
+        store.write_settings({"enqueued": {"until": 3, "losses": []}})
+    (waits,) = [line for line in overview(tmp_path / "out")[1].splitlines() if line.startswith("enqueued")]
+    assert waits.endswith("has begun its last generation, the 3; begin another search with --init")
+    assert "--generations" not in waits
+
+
 def test_a_budget_that_is_used_up_says_so(tmp_path, losses):
     search(tmp_path / "out", generations=None, evaluations=9)
     with Store(tmp_path / "out" / "search.db") as store:
