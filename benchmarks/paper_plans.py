@@ -14,11 +14,13 @@ from paper_rows import CONFIGS, RESULTS, Training, of_data
 from paramap_d2.model_zoo import get_config_file
 
 RATES = {
-    "retinanet": (0.001, 0.002, 0.0005),
-    "faster_rcnn": (0.001, 0.002, 0.0005),
-    "deformable_detr": (0.002, 0.004, 0.001),
+    ("bccd", "retinanet"): (0.001, 0.002, 0.0005),
+    ("bccd", "faster_rcnn"): (0.001, 0.002, 0.0005),
+    ("bccd", "deformable_detr"): (0.002, 0.004, 0.001),
+    ("own", "retinanet"): (0.002, 0.004, 0.001),
+    ("shapes", "retinanet"): (0.001, 0.002, 0.0005),
 }
-"""Learning rates that are tried first; the first is the configs' own."""
+"""Learning rates that are tried first, by data set and detector; the first is the config's own."""
 
 PUBLISHED = {"retinanet": "retinanet-coco", "faster_rcnn": "fasterrcnn-coco", "deformable_detr": "square"}
 """Deformable DETR's searched loss was not published; the best handcrafted one stands for it."""
@@ -144,8 +146,12 @@ class Plan:
         return Cell(labels, [replace(training, seed=seed) for seed in seeds])
 
     def _training(self, detector: str, loss: str, **others: Any) -> Training:
-        given = {"learning_rate": RATES[detector][0], "seed": 0, "iterations": self.iterations, "dataset": self.dataset}
-        return Training(detector=detector, loss=loss, **{**given, **others})
+        given = {"seed": 0, "iterations": self.iterations, "dataset": self.dataset, **others}
+        given.setdefault("learning_rate", RATES[given["dataset"], detector][0])
+        return Training(detector=detector, loss=loss, **given)
+
+    def _rates(self, detector: str) -> list[float]:
+        return sorted(RATES[self.dataset, detector])
 
     def _blocked_or_not(self, rows: Mapping) -> list[Part]:
         cells = []
@@ -214,7 +220,7 @@ class Plan:
         }
         cells = []
         for detector in self.detectors:
-            for loss, rate in itertools.product(kept[detector], sorted(RATES[detector])):
+            for loss, rate in itertools.product(kept[detector], self._rates(detector)):
                 training = self._training(detector, loss, learning_rate=rate, iterations=PROXY_ITERATIONS)
                 cells.append(self._cell((detector, loss, f"{rate:g}"), training, [0]))
         return [Part(TITLES["recipes"], ("detector", "loss", "learning rate"), cells)]
@@ -224,12 +230,11 @@ class Plan:
         for detector in self.detectors:
             baselines, others = self._losses(detector)
             tried = {loss: self._tried(detector, loss, rows) for loss in (others[0], *baselines, *others[1:])}
-            rates = dict.fromkeys([*RATES[detector], *(t.learning_rate for made in tried.values() for t in made)])
-            by_val, on_test = [], {}
-            for rate, (loss, made) in itertools.product(rates, tried.items()):
-                for training in made:
-                    if training.learning_rate == rate:
-                        by_val.append(self._cell((loss, f"{rate:g}"), training, [0]))
+            first = {rate: order for order, rate in enumerate(RATES[self.dataset, detector])}
+            made = [training for trainings in tried.values() for training in trainings]
+            made.sort(key=lambda training: first.get(training.learning_rate, len(first)))
+            by_val = [self._cell((training.loss, f"{training.learning_rate:g}"), training, [0]) for training in made]
+            on_test = {}
             for loss in (*baselines, *others):
                 if rate := best_rate(tried[loss], rows):
                     training = self._training(detector, loss, learning_rate=rate, split="test")
@@ -243,7 +248,7 @@ class Plan:
 
     def _tried(self, detector: str, loss: str, rows: Mapping) -> list[Training]:
         """By learning rate: the three, and further ones by a factor of two while the outermost is clearly the best."""
-        made = [self._training(detector, loss, learning_rate=rate) for rate in sorted(RATES[detector])]
+        made = [self._training(detector, loss, learning_rate=rate) for rate in self._rates(detector)]
         while all(found := [row_of(training, rows) for training in made]):
             aps = [row["AP"] for row in found]
             if aps[-1] == max(aps) >= aps[-2] + SPREAD:

@@ -191,6 +191,13 @@ def test_every_table_names_its_trainings_and_the_first_seed_comes_first(paper):
     assert ("square", 1.0) in scales and ("bccd_retinanet_100_shared", None) in scales
 
 
+def test_the_rates_that_are_tried_begin_with_the_configs_own(paper):
+    assert set(paper.plans.RATES) == set(paper.rows.CONFIGS)
+    for (dataset, detector), rates in paper.plans.RATES.items():
+        config = paper.rows.read_config(paper.rows.get_config_file(paper.rows.CONFIGS[dataset, detector]))
+        assert rates[0] == config.SOLVER.BASE_LR, (dataset, detector)
+
+
 def test_searches_are_those_of_the_table(paper):
     from paramap_d2.cli.evolve import build_parser
 
@@ -284,6 +291,17 @@ def test_the_text_says_what_the_rows_say(paper, training, tmp_path):
         "| other (1 seed) | 9.0 | 9.5 |",
     ]
     assert paper.text.mean_error([]) == "" and paper.text.mean_error([50.0]) == "50.0"
+
+
+@pytest.mark.parametrize(("dataset", "stem"), [("bccd", "final"), ("own", "final_own")])
+def test_tables_of_other_data_do_not_overwrite_bccds(paper, training, tmp_path, dataset, stem):
+    plan = paper.plans.Plan(dataset, ["retinanet"], 1500, 5)
+    rate = paper.plans.RATES[dataset, "retinanet"][0]
+    rows = paper.rows.Rows(tmp_path / "rows" / "trainings.db")
+    rows.add("final", replace(training, dataset=dataset, learning_rate=rate), result(50.0))
+    text = paper.text.report("final", plan, rows.all(), tmp_path)
+    assert f"({stem}.png)" in text and (tmp_path / f"{stem}.md").read_text() == text
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {f"{stem}.md", f"{stem}.png"}
 
 
 def test_a_training_that_was_cut_off_ends_the_same(paper, tiny, tmp_path, monkeypatch):
