@@ -170,7 +170,8 @@ def report(name: str, plan: Plan, rows: Rows, folder: Path) -> str:
     if name == "figure1":
         losses = functions(plan)
         draw_functions(losses, folder / f"{stem}.png")
-        lines += ["The published losses, and those that were searched here, as far as there are.", f"![{TITLES[name]}]({stem}.png)"]
+        lines.append("The published losses, and those that were searched here, as far as there are.")
+        lines.append(f"![{TITLES[name]}]({stem}.png)")
     text = "\n\n".join(lines) + "\n"
     (folder / f"{stem}.md").write_text(text, encoding="utf-8")
     return text
