@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -215,10 +216,12 @@ def check_config(
 
         timm, model = cfg.MODEL.TIMM, cfg.MODEL
         check_pixels(timm.NAME, timm.WEIGHTS, cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD)
-    heads = detector_heads(cfg)
+    heads, options = detector_heads(cfg), cfg.MODEL.PARAM_AP
+    given = options.QUALITY, options.BLOCK_GRADIENT, options.TOP_K, options.GRAD_SCALE
+    if not eval_only:
+        keys = "MODEL.PARAM_AP.END_LOSS", "MODEL.PARAM_AP.END_LOSS_FROM"
+        check_end_loss(keys, options.END_LOSS, options.END_LOSS_FROM, heads, *given)
     if heads:
-        options = cfg.MODEL.PARAM_AP
-        given = options.QUALITY, options.BLOCK_GRADIENT, options.TOP_K, options.GRAD_SCALE
         check_loss(heads, options.LOSS, *given)
         if options.GLOBAL_BATCH and not eval_only:
             check_top_k("MODEL.PARAM_AP.TOP_K", options.TOP_K, "MODEL.PARAM_AP.GLOBAL_BATCH False", processes)
@@ -261,3 +264,32 @@ def check_loss(
     for one in head_losses(load_any_loss(loss), tuple(heads), loss):
         if isinstance(one, Sibling):
             one.check_options(quality, block_gradient, top_k)
+
+
+def check_end_loss(
+    keys: tuple[str, str], loss: Any, share: Any, heads: Sequence[str], *given: Any, **others: Any
+) -> None:
+    """
+    Args:
+        keys: of the config, that name the next two.
+        loss: that takes another's place for the end of a training; "": none.
+        share: of the iterations that come before it.
+        heads, given, others: as for :func:`check_loss`, of the loss whose place it takes.
+
+    Raises:
+        UserError: as :func:`check_loss`; no heads; a share that is not between 0 and 1.
+    """
+    if loss == "":
+        return
+    if not isinstance(loss, str):
+        raise ConfigError(f"{keys[0]} must be the name of a loss, or empty, not {loss!r}")
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise ConfigError(f"{keys[1]} must lie between 0 and 1, a part of the iterations, not {share!r}")
+    if not heads:
+        raise ConfigError(
+            f"{keys[0]} is {loss}, and the config's detector has no loss whose place it takes: leave it ''"
+        )
+    try:
+        check_loss(heads, loss, *given, **others)
+    except UserError as error:
+        raise ConfigError(f"{keys[0]}: {error}") from None

@@ -34,6 +34,11 @@ def _add_keys(cfg: CfgNode) -> None:
     # best.json of a search; or "ap-loss" or "rank-sort", published losses of other authors, which take no QUALITY,
     # BLOCK_GRADIENT or TOP_K.
     cfg.MODEL.PARAM_AP.LOSS = "retinanet-coco"
+    # A loss, named as above, that takes LOSS's place for the end of a training, with the same options (GRAD_SCALE holds
+    # for both), and the part of MAX_ITER that comes before it, between 0 and 1. "": none. The hook
+    # paramap_d2.engine.trained_loss.TrainedLoss sees to it; searches, which ask what LOSS is worth, train without it.
+    cfg.MODEL.PARAM_AP.END_LOSS = ""
+    cfg.MODEL.PARAM_AP.END_LOSS_FROM = 0.5
     # Quality of a positive's box: "giou" ((GIoU + 1) / 2, the paper's), "iou" or "l1".
     cfg.MODEL.PARAM_AP.QUALITY = "giou"
     # Hold the denominator of the precision constant in the backward pass (the paper's Table 1: RetinaNet reaches

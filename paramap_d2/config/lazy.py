@@ -21,7 +21,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paramap_d2.losses import HEADS
 
-from .checks import ConfigError, check_amp, check_data, check_loss, check_top_k, check_weights, has_checkpoint
+from .checks import (
+    ConfigError,
+    check_amp,
+    check_data,
+    check_end_loss,
+    check_loss,
+    check_top_k,
+    check_weights,
+    has_checkpoint,
+)
 
 REQUIRED = ("model", "optimizer", "lr_multiplier", "dataloader.train", "train.max_iter")
 """What a config that can be trained defines; ``dataloader.test`` and ``dataloader.evaluator`` where it is evaluated."""
@@ -39,6 +48,8 @@ DEFAULTS = {
         "log_period": 20,
         "check_images": True,  # see INPUT.CHECK_IMAGES in paramap_d2/config/keys.py
         "fast_cpu": False,  # see paramap_d2.engine.cpu_speed
+        "end_loss": "",  # as MODEL.PARAM_AP.END_LOSS
+        "end_loss_from": 0.5,
         "calibrate_on": "",  # a data set, as MODEL.PARAM_AP.CALIBRATE_ON
     },
     # What a search changes in this config for its short trainings: key=value, as on a command line.
@@ -270,6 +281,9 @@ def check_lazy_config(
         _check_timm(cfg)
     if cfg.train.calibrate_on:
         test_loader_of(cfg, cfg.train.calibrate_on)
+    end = ("train.end_loss", "train.end_loss_from"), cfg.train.end_loss, cfg.train.end_loss_from
+    if not _losses(cfg) and not eval_only:
+        check_end_loss(*end, ())
     for head, of_head in _losses(cfg).items():
         for options in of_head:
             known = ("quality", "block_gradient", "top_k", "grad_scale")
@@ -278,6 +292,8 @@ def check_lazy_config(
             if options.get("global_batch", True) and not eval_only:
                 key = options._get_full_key
                 check_top_k(key("top_k"), options.get("top_k"), f"{key('global_batch')}=False", processes)
+            if not eval_only:
+                check_end_loss(*end, (head,), **others)
 
 
 def num_classes(cfg: DictConfig) -> int | None:

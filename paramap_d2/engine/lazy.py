@@ -77,7 +77,7 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
-            TrainedLoss(cfg.train.output_dir),
+            TrainedLoss(cfg.train.output_dir, cfg.train.end_loss, cfg.train.end_loss_from),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
             hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, trainer.model)),
             _calibration(cfg, trainer.model) if cfg.train.calibrate_on else None,

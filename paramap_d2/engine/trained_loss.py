@@ -1,55 +1,111 @@
-"""What a training leaves of its loss: beside the checkpoint, so that a folder tells how its weights came about."""
+"""What a training trains with, from its first iteration to its last, and what it leaves of that: beside the checkpoint,
+so that a folder tells how its weights came about."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from paramap_d2 import __version__
-from paramap_d2.losses import LossFileError, load_any_loss, save_loss
-from paramap_d2.modeling.box_ap_loss import box_ap_losses
+from paramap_d2.losses import HeadLoss, LossFileError, Sibling, load_any_loss, save_loss
+from paramap_d2.modeling.box_ap_loss import BoxAPLoss, all_box_ap_losses, box_ap_losses
 
 logger = logging.getLogger(__name__)
 
+Heads = Mapping[str, HeadLoss | Sibling]
+
 
 class TrainedLoss(HookBase):
-    """Writes what a model trains with, functions and gradient scales, to ``loss.json``. A training that goes on with
-    another loss than the file has says so, and keeps it as ``loss_until_<iteration>.json``.
+    """Has a training end with another loss, where it is to, and writes what it trains with, functions and gradient
+    scales: ``loss.json`` and, for its end, ``end_loss.json``. A resumed training whose file has something else says so,
+    and keeps the file as ``<name>_until_<iteration>.json``.
 
     Args:
         output_dir: the training's.
+        end_loss: a preset, the path of a loss file or a loss without functions, that takes the place of the model's own
+            for the end of the training, with the same options; read when it starts. "": none.
+        end_loss_from: the part of the iterations, between 0 and 1, that come before that; each loss has at least one.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str]):
-        self.path = Path(output_dir) / "loss.json"
+    def __init__(self, output_dir: str | os.PathLike[str], end_loss: str = "", end_loss_from: float = 0.5):
+        self.path, self.end_path = Path(output_dir) / "loss.json", Path(output_dir) / "end_loss.json"
+        self.end_loss, self.end_loss_from = end_loss, end_loss_from
+        self.losses: list[BoxAPLoss] = []
 
     def before_train(self) -> None:
         """
         Raises:
-            UserError: the model's loss cannot be read, lacks a head or has no use for an option.
+            UserError: a loss cannot be read, lacks a head or has no use for an option.
         """
-        losses = box_ap_losses(self.trainer.model)
-        heads = {head: loss.head_loss for head, loss in losses.items()}
-        if not heads or not comm.is_main_process():
+        losses = all_box_ap_losses(self.trainer.model)
+        self.own = [(loss.loss, loss.head_loss) for loss in losses]
+        self.losses = losses
+        by_head = box_ap_losses(self.trainer.model)
+        if not by_head:
             return
-        sources = ", ".join(dict.fromkeys(loss.loss for loss in losses.values()))
-        if self.path.exists():
-            try:
-                before = load_any_loss(self.path)
-            except LossFileError as error:
-                before, reason = None, str(error)
-            if before == heads:
+        sources = ", ".join(dict.fromkeys(loss.loss for loss in by_head.values()))
+        self._write(self.path, {head: loss.head_loss for head, loss in by_head.items()}, sources)
+        if not self.end_loss:
+            if self.end_path.exists() and comm.is_main_process():
+                self._set_aside(self.end_path, f"{sources}, as before it")
+            return
+        # Read now: what is there in some hours may be another.
+        self.end = [loss.read(self.end_loss) for loss in self.losses]
+        most = self.trainer.max_iter - 1
+        self.switch_iteration = max(1, min(round(self.end_loss_from * self.trainer.max_iter), most))
+        heads = {head: self.end[self.losses.index(loss)] for head, loss in by_head.items()}
+        self._write(self.end_path, heads, self.end_loss, {"from_iteration": self.switch_iteration})
+        if self.trainer.start_iter > self.switch_iteration:
+            self._switch(self.trainer.start_iter)
+
+    def before_step(self) -> None:
+        if self.losses and self.end_loss and self.trainer.iter == self.switch_iteration:
+            self._switch(self.trainer.iter)
+
+    def after_train(self) -> None:
+        for loss, (name, head_loss) in zip(self.losses, self.own, strict=True):
+            loss.change(name, head_loss)
+
+    def _switch(self, iteration: int) -> None:
+        logger.info("from iteration %d on this training's loss is %s", iteration, self.end_loss)
+        for loss, head_loss in zip(self.losses, self.end, strict=True):
+            loss.change(self.end_loss, head_loss)
+
+    def _write(self, path: Path, heads: Heads, sources: str, more: Mapping[str, int] | None = None) -> None:
+        if not comm.is_main_process():
+            return
+        if path.exists():
+            before, meta, reason = _read(path)
+            if before == heads and all(meta.get(key, value) == value for key, value in (more or {}).items()):
                 return
-            if self.trainer.start_iter > 0:
-                kept = self.path.with_name(f"loss_until_{self.trainer.start_iter}.json")
-                self.path.replace(kept)
-                logger.warning(
-                    f"up to iteration {self.trainer.start_iter} this training had another loss ({kept}"
-                    f"{f'; {reason}' if before is None else ''}); it goes on with {sources}"
-                )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_loss(self.path, heads, {"trained_with": sources, "version": __version__})
+            since = "".join(f" from iteration {value} on" for value in (more or {}).values())
+            self._set_aside(path, sources + since, reason)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_loss(path, heads, {"trained_with": sources, "version": __version__, **(more or {})})
+
+    def _set_aside(self, path: Path, now: str, reason: str = "") -> None:
+        """A file of this training before it was resumed; one of another training that was here is of no use."""
+        start = self.trainer.start_iter
+        if start == 0:
+            path.unlink()
+            return
+        kept = path.with_name(f"{path.stem}_until_{start}.json")
+        path.replace(kept)
+        what = "end loss" if path == self.end_path else "loss"
+        why = f"; {reason}" if reason else ""
+        logger.warning(f"up to iteration {start} this training's {what} was another ({kept}{why}); it is now {now}")
+
+
+def _read(path: Path) -> tuple[Heads | None, Mapping[str, Any], str]:
+    """The loss of a file and what is said about it, or None and why it cannot be read."""
+    try:
+        return load_any_loss(path), json.loads(path.read_text()).get("meta", {}), ""
+    except LossFileError as error:
+        return None, {}, str(error)

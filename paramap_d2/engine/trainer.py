@@ -72,8 +72,12 @@ class Trainer(DefaultTrainer):
         return build_evaluator(dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"), scores=scores)
 
     def build_hooks(self) -> list[HookBase | None]:
-        made = [TrainedLoss(self.cfg.OUTPUT_DIR), *super().build_hooks()]
-        if name := self.cfg.MODEL.PARAM_AP.CALIBRATE_ON:
+        options = self.cfg.MODEL.PARAM_AP
+        made = [
+            TrainedLoss(self.cfg.OUTPUT_DIR, options.END_LOSS, options.END_LOSS_FROM),
+            *super().build_hooks(),
+        ]
+        if name := options.CALIBRATE_ON:
             loader = partial(self.build_calibration_loader, self.cfg, name)
             made.append(CalibrationHook(self.model, name, loader, self.cfg.OUTPUT_DIR))
         if self.cfg.TEST.AUG.ENABLED:

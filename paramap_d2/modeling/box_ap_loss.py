@@ -65,17 +65,21 @@ class BoxAPLoss:
         self.block_gradient, self.top_k, self.grad_scale = block_gradient, top_k or None, grad_scale or None
         self.global_batch = global_batch
 
-    @cached_property
-    def head_loss(self) -> HeadLoss | Sibling:
-        """What it trains with, and the gradient scale.
+    def read(self, loss: str) -> HeadLoss | Sibling:
+        """What this head would train with by a preset, a loss file or the name of a loss without functions.
 
         Raises:
             UserError: the loss cannot be read, lacks the head, or has no use for an option.
         """
-        (loss,) = head_losses(load_any_loss(self.loss), (self.head,), self.loss)
-        if isinstance(loss, Sibling):
-            loss.check_options(self.quality, self.block_gradient, self.top_k)
-        return replace(loss, grad_scale=self.grad_scale or loss.grad_scale)
+        (found,) = head_losses(load_any_loss(loss), (self.head,), loss)
+        if isinstance(found, Sibling):
+            found.check_options(self.quality, self.block_gradient, self.top_k)
+        return replace(found, grad_scale=self.grad_scale or found.grad_scale)
+
+    @cached_property
+    def head_loss(self) -> HeadLoss | Sibling:
+        """What it trains with, and the gradient scale. Raises UserError as :meth:`read`."""
+        return self.read(self.loss)
 
     @cached_property
     def ranking_loss(self) -> RankingLoss:
@@ -84,6 +88,11 @@ class BoxAPLoss:
         if isinstance(head, Sibling):
             return SIBLINGS[head.name](head.grad_scale, together)
         return ParameterizedAPLoss(head.functions, self.block_gradient, self.top_k, head.grad_scale, together)
+
+    def change(self, loss: str, head_loss: HeadLoss | Sibling) -> None:
+        """Go on with another loss: its name, and what :meth:`read` gave of it."""
+        self.loss, self.head_loss = loss, head_loss
+        self.__dict__.pop("ranking_loss", None)
 
     def __call__(
         self,
@@ -151,13 +160,16 @@ class BoxAPLoss:
                 storage.put_scalar(f"param_ap/{self.head}{suffix}_quality", quality.detach().mean())
 
 
+def all_box_ap_losses(model: nn.Module) -> list[BoxAPLoss]:
+    """The losses of all of a model's parts; a head may have several."""
+    return [value for module in model.modules() for value in vars(module).values() if isinstance(value, BoxAPLoss)]
+
+
 def box_ap_losses(model: nn.Module) -> dict[str, BoxAPLoss]:
-    """The losses that a model trains with, by head; of several of a head, which have the same functions, the first."""
+    """The losses that a model trains with, by head; of several of a head the first."""
     found: dict[str, BoxAPLoss] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, BoxAPLoss):
-                found.setdefault(value.head, value)
+    for loss in all_box_ap_losses(model):
+        found.setdefault(loss.head, loss)
     return found
 
 
@@ -181,5 +193,5 @@ def logit(score: float) -> float:
 
 def param_ap_options(cfg: CfgNode) -> dict[str, Any]:
     """The ``param_ap`` argument of the detectors from ``cfg.MODEL.PARAM_AP``."""
-    of_training = ("FAST_CPU", "CALIBRATE_ON")
+    of_training = ("END_LOSS", "END_LOSS_FROM", "FAST_CPU", "CALIBRATE_ON")
     return {key.lower(): value for key, value in cfg.MODEL.PARAM_AP.items() if key not in of_training}

@@ -78,6 +78,20 @@ def test_bad_configs_are_one_line(file, text, opts, message):
         (["MODEL.PARAM_AP.LOSS", "ap-loss", "MODEL.PARAM_AP.BLOCK_GRADIENT", "False"], "no use for False: .* True"),
         (["MODEL.PARAM_AP.TOP_K", "-1"], "TOP_K. must be positive, or 0 for all, not -1"),
         (["MODEL.PARAM_AP.GRAD_SCALE", "-0.5"], "GRAD_SCALE. must be positive, .* not -0.5"),
+        (["MODEL.PARAM_AP.END_LOSS", "nowhere"], "'nowhere' is neither a preset"),
+        (["MODEL.PARAM_AP.END_LOSS", "fasterrcnn-coco"], "END_LOSS: .* has no head 'dense', which this detector needs"),
+        (
+            ["MODEL.PARAM_AP.END_LOSS", "ap-loss", "MODEL.PARAM_AP.QUALITY", "l1"],
+            "END_LOSS: quality .* ap-loss has no use for 'l1'",
+        ),
+        (
+            ["MODEL.PARAM_AP.END_LOSS", "linear", "MODEL.META_ARCHITECTURE", "ParamAPBaselineRetinaNet"],
+            "END_LOSS is linear, and the config's detector has no loss whose place it takes: leave it ''",
+        ),
+        (
+            ["MODEL.PARAM_AP.END_LOSS", "linear", "MODEL.PARAM_AP.END_LOSS_FROM", "1.0"],
+            "END_LOSS_FROM must lie between 0 and 1, a part of the iterations, not 1.0",
+        ),
         (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED needs a GPU, and torch sees none"),
         (["MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS is gone.pth, which does not exist"),
         (["MODEL.PARAM_AP.QUALITY", "diou"], "QUALITY. must be one of giou, iou, l1, not 'diou'"),

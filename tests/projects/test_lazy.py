@@ -103,7 +103,7 @@ def test_train_net_trains_resumes_and_evaluates(lazy_tiny, tmp_path, capsys, mon
     from detectron2.engine import default_argument_parser
 
     def run(*words):
-        opts = [*lazy_tiny, f"train.output_dir={tmp_path}/out"]
+        opts = [*lazy_tiny, f"train.output_dir={tmp_path}/out", "train.end_loss=linear"]
         return train_net.main(
             default_argument_parser().parse_args(["--config-file", str(RETINANET), *words[:1], *opts, *words[1:]])
         )
@@ -111,6 +111,7 @@ def test_train_net_trains_resumes_and_evaluates(lazy_tiny, tmp_path, capsys, mon
     run("--num-gpus=0", "train.calibrate_on=tiny_val")
     assert calibrated == ["tiny_val"]
     assert list(load_loss(tmp_path / "out" / "loss.json")) == ["dense"]  # what it trained with
+    assert load_loss(tmp_path / "out" / "end_loss.json")["dense"] == load_loss("linear")["dense"]
     assert (tmp_path / "out" / "model_final.pth").exists() and (tmp_path / "out" / "metrics.json").exists()
     saved = LazyConfig.load(str(tmp_path / "out" / "config.yaml"))  # what was trained can be read again
     assert saved.train.max_iter == 2 and instantiate(saved.model).box_ap_loss is not None
@@ -211,6 +212,12 @@ def test_an_option_that_does_not_fit_is_one_line(option, message):
         (RETINANET, "+model.param_ap.quality=diou", "must be one of giou, iou, l1, not 'diou'"),
         (RETINANET, "model.param_ap.loss=nowhere.json", "'nowhere.json' is neither a preset"),
         (RETINANET, "+model.param_ap.grad_scale=-1", "must be positive, or 0 for the loss's own, not -1"),
+        (RETINANET, "train.end_loss=fasterrcnn-coco", "loss fasterrcnn-coco has no head 'dense'"),
+        (
+            RETINANET,
+            "train.end_loss=linear train.end_loss_from=0",
+            "train.end_loss_from must lie between 0 and 1, .* 0",
+        ),
         (RETINANET, "train.amp.enabled=true", "train.amp.enabled needs a GPU, and torch sees none"),
         (DETR, "model.hidden_dim=65", "hidden_dim must be a multiple of 32"),
         (RETINANET, "model.num_classes=80", "data set shapes_train has 3 classes, and the config's detector 80"),
@@ -220,7 +227,7 @@ def test_an_option_that_does_not_fit_is_one_line(option, message):
 def test_what_does_not_fit_is_known_before_anything_is_built(file, option, message, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=message):
-        check_lazy_config(read_lazy_config(file, [option]))
+        check_lazy_config(read_lazy_config(file, option.split()))
 
 
 def test_data_that_is_not_there_is_known_before_anything_is_built(tmp_path, monkeypatch):

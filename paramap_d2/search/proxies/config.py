@@ -103,6 +103,7 @@ class YamlProxyConfig:
         merge_options(cfg, cfg.PROXY.OPTS)
         merge_options(cfg, opts)
         cfg.VIS_PERIOD = 0
+        cfg.MODEL.PARAM_AP.END_LOSS = _no_end_loss("MODEL.PARAM_AP.END_LOSS", cfg.MODEL.PARAM_AP.END_LOSS)
         heads = detector_heads(cfg)
         if not heads:
             raise _no_loss(config_file, cfg.MODEL.META_ARCHITECTURE)
@@ -115,7 +116,7 @@ class YamlProxyConfig:
         if cfg.PROXY.TRAINER:
             code.trainer(cfg.PROXY.TRAINER)
         own = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "PROXY.OPTS", "MODEL.PARAM_AP.CALIBRATE_ON", *cls.loss_keys)
-        own += ("SOLVER.CHECKPOINT_PERIOD",)
+        own += ("SOLVER.CHECKPOINT_PERIOD", "MODEL.PARAM_AP.END_LOSS", "MODEL.PARAM_AP.END_LOSS_FROM")
         settings = _without(_flat(cfg), own) | _shared(processes, "SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
         return cls(
             cfg.dump(),
@@ -225,6 +226,7 @@ class LazyProxyConfig:
         cfg = lazy_config.read_lazy_config(config_file, opts)
         lazy_config.apply_options(cfg, cfg.proxy.opts)
         lazy_config.apply_options(cfg, opts)
+        cfg.train.end_loss = _no_end_loss("train.end_loss", cfg.train.end_loss)
         heads = lazy_config.detector_heads(cfg)
         if not heads:
             detector = lazy_config.target(cfg.model)
@@ -237,7 +239,7 @@ class LazyProxyConfig:
             raise UserError(f"train.max_iter must be at least 1, not {cfg.train.max_iter}")
         keys = lazy_config.loss_keys(cfg)
         own = ("train.output_dir", "train.seed", "train.device", "train.calibrate_on", *keys)
-        own += ("train.checkpointer.period", "train.checkpointer.max_to_keep")
+        own += ("train.checkpointer.period", "train.checkpointer.max_to_keep", "train.end_loss", "train.end_loss_from")
         batch = "dataloader.train.total_batch_size"
         settings = {k: v for k, v in lazy_config.settings(cfg).items() if not k.startswith("proxy.opts")}
         return cls(
@@ -332,6 +334,12 @@ def _of_a_proxy(cfg: CfgNode, processes: int) -> CfgNode:
         logger.warning("TEST.AUG.ENABLED: the fitness is without test-time augmentation")
         cfg.TEST.AUG.ENABLED = False
     return cfg
+
+
+def _no_end_loss(key: str, loss: str) -> str:
+    if loss:
+        logger.warning("%s: a fitness is that of one loss, and proxies train without it", key)
+    return ""
 
 
 def _precise_bn(trainer: DefaultTrainer) -> HookBase | None:

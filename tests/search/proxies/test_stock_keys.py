@@ -1,6 +1,7 @@
 """Keys of Detectron2's own that a proxy cannot follow as they are: followed otherwise, and said."""
 
 import logging
+from pathlib import Path
 
 import pytest
 from detectron2.engine import hooks
@@ -33,6 +34,23 @@ def test_augmentation_of_tests(tiny, caplog):
     _, cfg = read("shapes_faster_rcnn_R_18_FPN.yaml", tiny, "TEST.AUG.ENABLED", "True", caplog=caplog)
     assert not cfg.TEST.AUG.ENABLED
     assert "the fitness is without test-time augmentation" in caplog.text
+
+
+def test_an_end_loss(tiny, caplog):
+    plain, _ = read("shapes_retinanet_R_18_FPN.yaml", tiny, caplog=caplog)
+    assert not caplog.text
+    proxy, cfg = read("shapes_retinanet_R_18_FPN.yaml", tiny, "MODEL.PARAM_AP.END_LOSS", "best.json", caplog=caplog)
+    assert cfg.MODEL.PARAM_AP.END_LOSS == "" and proxy.settings == plain.settings  # a search can be resumed without it
+    assert "MODEL.PARAM_AP.END_LOSS: a fitness is that of one loss, and proxies train without it" in caplog.text
+
+
+def test_an_end_loss_of_a_lazy_config(lazy_tiny, caplog):
+    config = get_config_file("lazy/shapes_retinanet_R_18_FPN.py")
+    plain = read_proxy_config(config, lazy_tiny)
+    with caplog.at_level(logging.WARNING, "paramap_d2"):
+        proxy = read_proxy_config(config, [*lazy_tiny, "train.end_loss=best.json"])
+    assert "train.end_loss: a fitness is that of one loss" in caplog.text
+    assert proxy._cfg(Path()).train.end_loss == "" and proxy.settings == plain.settings
 
 
 @pytest.mark.parametrize("enabled", [False, True])
