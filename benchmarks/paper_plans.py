@@ -14,7 +14,7 @@ from paper_rows import CONFIGS, RESULTS, Training, of_data
 from paramap_d2.model_zoo import get_config_file
 
 RATES = {
-    ("bccd", "retinanet"): (0.001, 0.002, 0.0005),
+    ("bccd", "retinanet"): (0.002, 0.004, 0.001),
     ("bccd", "faster_rcnn"): (0.001, 0.002, 0.0005),
     ("bccd", "deformable_detr"): (0.002, 0.004, 0.001),
     ("own", "retinanet"): (0.002, 0.004, 0.001),
@@ -198,7 +198,7 @@ class Plan:
         return {
             "retinanet": (
                 ["focal-l1", "focal-giou", "ap-loss", "rank-sort"],
-                ["retinanet-coco", "retinanet-coco-l1", "square", mine],
+                ["retinanet-coco", "retinanet-coco-linear", "retinanet-coco-l1", "square", mine],
             ),
             "faster_rcnn": (["ce-l1"], ["fasterrcnn-coco", "square", mine]),
             "deformable_detr": (["focal-l1-giou"], ["square", mine]),

@@ -44,8 +44,12 @@ BASELINES: dict[str, dict[str, list[Any]]] = {
 }
 """Losses that are not this project's, by detector: the config's keys that make them."""
 
-QUALITY = {"retinanet-coco-l1": ("retinanet-coco", "l1")}
-"""Losses that are another with another box quality: by the name that they have here."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "retinanet-coco-l1": {"LOSS": "retinanet-coco", "QUALITY": "l1"},
+    "retinanet-coco-linear": {"LOSS": "retinanet-coco", "END_LOSS": "linear", "END_LOSS_FROM": 0.5},
+}
+"""The published losses with another box quality, or with another loss for the end of a training: keys of
+MODEL.PARAM_AP by the name that they have here."""
 
 RANKING = ("ap-loss", "rank-sort")
 """Values of MODEL.PARAM_AP.LOSS that are neither presets nor loss files."""
@@ -76,7 +80,7 @@ class Training:
 
     Args:
         dataset, detector: of :data:`CONFIGS`.
-        loss: a baseline's name, one of :data:`RANKING` or :data:`QUALITY`, a preset, or the name of a loss file in
+        loss: a baseline's name, one of :data:`RANKING` or :data:`VARIANTS`, a preset, or the name of a loss file in
             results/losses.
         learning_rate: at its highest.
         iterations: of the training; its cosine ends there.
@@ -112,7 +116,7 @@ class Training:
     @property
     def loss_file(self) -> Path | None:
         """Where the loss is a file of a search, which may not have been made yet."""
-        named = self.is_baseline or self.loss in (*RANKING, *QUALITY) or self.loss in list_presets()
+        named = self.is_baseline or self.loss in (*RANKING, *VARIANTS) or self.loss in list_presets()
         return None if named else RESULTS / "losses" / f"{self.loss}.json"
 
     def options(self) -> list[Any]:
@@ -122,10 +126,11 @@ class Training:
         options += ["DATASETS.TRAIN", f"('{self.dataset}_train',)", "DATASETS.TEST", f"('{self.dataset}_val',)"]
         if self.is_baseline:
             return options + BASELINES[self.detector][self.loss]
-        loss, quality = QUALITY.get(self.loss, (str(self.loss_file or self.loss), "giou"))
-        options += ["MODEL.PARAM_AP.LOSS", loss, "MODEL.PARAM_AP.QUALITY", quality]
-        options += ["MODEL.PARAM_AP.BLOCK_GRADIENT", self.block_gradient]
-        return options + (["MODEL.PARAM_AP.GRAD_SCALE", self.grad_scale] if self.grad_scale is not None else [])
+        keys = {"LOSS": str(self.loss_file or self.loss), "BLOCK_GRADIENT": self.block_gradient}
+        keys |= {"GRAD_SCALE": self.grad_scale} if self.grad_scale is not None else {}
+        for key, value in (keys | VARIANTS.get(self.loss, {})).items():
+            options += [f"MODEL.PARAM_AP.{key}", value]
+        return options
 
     def digest(self) -> str:
         """Of the loss: its functions and gradient scales, whatever it is called. Of what has none, its name.
@@ -133,10 +138,12 @@ class Training:
         Raises:
             UserError: the loss file is not there.
         """
-        if self.is_baseline or self.loss in (*RANKING, *QUALITY):
+        if self.is_baseline or self.loss in RANKING:
             return self.loss
-        heads = loss_content(load_loss(self.loss_file or self.loss))["heads"]
-        return _sha256(heads)
+        if self.loss in VARIANTS:
+            keys = VARIANTS[self.loss]
+            return _sha256({key: _content(value) if key.endswith("LOSS") else value for key, value in keys.items()})
+        return _sha256(_content(self.loss_file or self.loss))
 
     def recipe(self) -> str:
         """Digest of what the config and its bases say; keys that they leave out may come and go."""
@@ -147,11 +154,20 @@ class Training:
         what = {**asdict(self), "loss": self.digest(), "recipe": self.recipe()}
         if self.dataset == "own":
             what["data"] = _own_data()
+        if self._of_a_proxy():
+            what["proxy"] = self._of_a_proxy()
         return _sha256(what)
 
     def config(self) -> Any:
         """The Detectron2 config that is trained."""
-        return read_config(self.config_file, self.options())
+        return read_config(self.config_file, [*self.options(), *self._of_a_proxy()])
+
+    def _of_a_proxy(self) -> list[Any]:
+        """What a search changes beside the iterations, where this training has as many as its proxies."""
+        changed = dict(_proxy_options(self.config_file))
+        if changed.pop("SOLVER.MAX_ITER", None) != self.iterations:
+            return []
+        return [part for pair in changed.items() for part in pair]
 
     def describe(self) -> str:
         extra = "" if self.block_gradient else ", gradient not blocked"
@@ -160,6 +176,10 @@ class Training:
             f"{self.dataset} {self.detector} {self.loss}{extra}, lr {self.learning_rate:g}, seed {self.seed}, "
             f"{self.iterations} iterations, {self.split}"
         )
+
+
+def _content(loss: str | Path) -> Any:
+    return loss_content(load_loss(loss))["heads"]
 
 
 @functools.cache
@@ -172,6 +192,12 @@ def _own_data() -> Any:
         return digest([f"own_{split}" for split in ("train", "val", "test")])
     except DatasetError:
         return None
+
+
+@functools.cache
+def _proxy_options(config_file: str) -> list[tuple[str, Any]]:
+    opts = read_config(config_file).PROXY.OPTS
+    return list(zip(opts[::2], opts[1::2], strict=True))
 
 
 @functools.cache

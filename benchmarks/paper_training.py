@@ -57,13 +57,15 @@ def train(training: Any, folder: Path, until: float = math.inf) -> dict[str, Any
     from paramap_d2.data.digest import digest
     from paramap_d2.engine import Trainer
     from paramap_d2.engine.cpu_speed import SameSizeBatches, fast_training
+    from paramap_d2.engine.trained_loss import TrainedLoss
     from paramap_d2.search.proxies.checkpoint import Checkpoint
     from paramap_d2.search.proxies.proxy import unnoticed
     from paramap_d2.search.proxies.versions import versions
 
     class TableTrainer(Trainer):
         def build_hooks(self) -> list[HookBase]:
-            return [hooks.LRScheduler(), Watch()]
+            loss = self.cfg.MODEL.PARAM_AP
+            return [TrainedLoss(folder, loss.END_LOSS, loss.END_LOSS_FROM), hooks.LRScheduler(), Watch()]
 
         @classmethod
         def build_evaluator(cls, cfg: Any, dataset_name: str, *args: Any, **options: Any) -> Any:

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy
 
 EXAMPLES = """examples:
-  python benchmarks/surrogate.py benchmarks/results/bccd_ga.db.xz benchmarks/results/bccd_cmaes.db.xz
+  python benchmarks/surrogate.py benchmarks/results/bccd_ga.db.xz output/search/search.db
   python benchmarks/surrogate.py output/search --reference retinanet-coco --runs 20
 """
 

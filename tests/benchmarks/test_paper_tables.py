@@ -1,162 +1,16 @@
 """The paper's tables: what is trained, that a training which was cut off ends the same, and what is told of it."""
 
-import importlib
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from paramap_d2.errors import UserError
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PARTS = ("rows", "plans", "training", "text", "tables")
-
-
-@pytest.fixture
-def paper(monkeypatch):
-    """The benchmark's modules, as its script sees them."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield SimpleNamespace(**{part: importlib.import_module(f"paper_{part}") for part in PARTS})
-    for part in PARTS:
-        del sys.modules[f"paper_{part}"]
-
-
-@pytest.fixture
-def training(paper):
-    return paper.rows.Training("bccd", "retinanet", "retinanet-coco", 0.001, 0, 1500)
-
-
-def result(ap, **others):
-    figures = {"AP": ap, "AP50": ap + 30, "AP75": ap - 10}
-    made = {"status": "finished", "error": "", "figures": figures, "curve": [[10, ap]], "seconds": 2.0}
-    return {**made, "cpu_seconds": 1.0, "data": {}, "versions": {"torch": "2"}, "resampled": [], **others}
-
-
-def test_trainings_that_differ_have_keys_that_differ(paper, training, tmp_path, monkeypatch):
-    changes = {
-        "dataset": "shapes",
-        "detector": "faster_rcnn",
-        "loss": "square",
-        "learning_rate": 0.002,
-        "seed": 1,
-        "iterations": 150,
-        "split": "test",
-        "block_gradient": False,
-        "grad_scale": 1.0,
-    }
-    assert set(changes) == set(asdict(training))
-    keys = [training.key()]
-    for name, value in changes.items():
-        other = replace(training, **{name: value, **({"loss": "square"} if name == "detector" else {})})
-        keys.append(other.key())
-    assert len(set(keys)) == len(keys)
-
-    monkeypatch.setattr(paper.rows, "RESULTS", tmp_path)
-    (tmp_path / "losses").mkdir()
-    presets = BENCHMARKS.parent / "paramap_d2" / "losses" / "presets"
-    found = replace(training, loss="found")
-    shutil.copyfile(presets / "retinanet-coco.json", found.loss_file)
-    assert found.key() == training.key()  # the same functions under another name
-    content = json.loads(found.loss_file.read_text())
-    content["heads"]["dense"]["grad_scale"] = 4.0
-    found.loss_file.write_text(json.dumps(content))
-    assert found.key() != training.key()
-
-
-def test_what_every_training_says_itself_is_not_of_the_recipe(paper, training, tmp_path, monkeypatch):
-    def recipe(text):
-        (tmp_path / f"{len(os.listdir(tmp_path))}.yaml").write_text(text)
-        return paper.rows._recipe(str(tmp_path / f"{len(os.listdir(tmp_path)) - 1}.yaml"))
-
-    whole = "SOLVER: {BASE_LR: 0.1, MAX_ITER: 9, WEIGHT_DECAY: 0.2}\nSEED: 1\nDATASETS: {TRAIN: [a]}\n"
-    assert recipe(whole) == recipe("SOLVER: {WEIGHT_DECAY: 0.2}\n")
-    assert recipe(whole) != recipe("SOLVER: {WEIGHT_DECAY: 0.3}\n")
-
-
-def test_options_make_the_detector_that_is_named(paper, training):
-    kept = {
-        "focal-l1": ("ParamAPBaselineRetinaNet", 1.0, "smooth_l1"),
-        "focal-giou": ("ParamAPBaselineRetinaNet", 2.0, "giou"),
-        "square": ("ParamAPRetinaNet", 1.0, "smooth_l1"),
-    }
-    for loss, (architecture, weight, box_loss) in kept.items():
-        cfg = replace(training, loss=loss).config()
-        of_boxes = cfg.MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT, cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE
-        assert (cfg.MODEL.META_ARCHITECTURE, *of_boxes) == (architecture, weight, box_loss)
-        assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST) == (0.001, 1500, ("bccd_val",))
-    assert not replace(training, block_gradient=False).config().MODEL.PARAM_AP.BLOCK_GRADIENT
-    l1 = replace(training, loss="retinanet-coco-l1").config().MODEL.PARAM_AP
-    assert (l1.LOSS, l1.QUALITY, training.config().MODEL.PARAM_AP.QUALITY) == ("retinanet-coco", "l1", "giou")
-    assert replace(training, grad_scale=1.0).config().MODEL.PARAM_AP.GRAD_SCALE == 1.0
-    stock = replace(training, detector="faster_rcnn", loss="ce-l1").config()
-    assert (stock.MODEL.PROPOSAL_GENERATOR.NAME, stock.MODEL.ROI_HEADS.NAME) == ("RPN", "StandardROIHeads")
-    with pytest.raises(UserError, match="no config of own faster_rcnn; there are bccd retinanet"):
-        replace(training, dataset="own", detector="faster_rcnn").config()
-
-
-def test_ones_own_data_says_how_many_classes_it_has(paper, training, monkeypatch):
-    from paramap_d2.data import DatasetError, evaluation
-
-    own = replace(training, dataset="own")
-    assert own.key()  # known without the data
-    with pytest.raises(DatasetError, match="own_train"):
-        own.options()
-    before = own.key()
-    monkeypatch.setattr(paper.rows, "_own_data", lambda: {"own_train": "digest"})
-    assert before != own.key()
-    monkeypatch.setattr("paramap_d2.data.check_datasets", lambda name: None)
-    monkeypatch.setattr(evaluation, "read_truth", lambda name: SimpleNamespace(class_names=["a", "b", "c", "d"]))
-    assert own.options()[:2] == ["MODEL.RETINANET.NUM_CLASSES", 4]
-    assert paper.plans.search_of("own_retinanet").command("out", 1)[-6:-4] == ["MODEL.RETINANET.NUM_CLASSES", "4"]
-
-
-def test_rows_come_back_and_the_first_of_a_training_stays(paper, training, tmp_path):
-    rows = paper.rows.Rows(tmp_path / "made" / "trainings.db")
-    rows.add("final", training, result(50.0))
-    rows.add("curves", training, result(40.0))
-    rows.add("final", replace(training, seed=1), result(0.0, status="diverged", figures={"AP": 0.0}))
-    first, second = paper.rows.Rows(rows.path).all().values()
-    told = {"key": training.key(), "AP": 50.0, "AP50": 80.0, "curve": [[10, 50.0]], "seed": 0, "table_name": "final"}
-    assert {name: first[name] for name in told} == told
-    assert second["status"] == "diverged" and second["AP50"] is None
-
-
-def test_rows_of_another_machine_are_taken_over_once(paper, training, tmp_path):
-    mine, other = (paper.rows.Rows(tmp_path / name / "trainings.db") for name in ("mine", "other"))
-    mine.add("final", training, result(50.0))
-    other.add("final", training, result(40.0))
-    other.add("final", replace(training, seed=1), result(41.0))
-    assert [mine.merge(other.path), mine.merge(other.path)] == [1, 0]
-    assert [row["AP"] for row in mine.all().values()] == [50.0, 41.0]
-    with pytest.raises(UserError, match="there is no such file"):
-        mine.merge(tmp_path / "none.db")
-    (tmp_path / "text.db").write_text("no rows here")
-    with pytest.raises(UserError, match="not a file of this benchmark's rows"):
-        mine.merge(tmp_path / "text.db")
-
-
-def test_rows_from_before_images_were_drawn_are_read_and_taken_over(paper, training, tmp_path):
-    import sqlite3
-
-    with sqlite3.connect(tmp_path / "older.db") as db:
-        db.execute(paper.rows.SCHEMA)
-        db.execute("INSERT INTO trainings (key, AP, curve) VALUES ('k', 50.0, '[]')")
-    rows = paper.rows.Rows(tmp_path / "trainings.db")
-    assert rows.merge(tmp_path / "older.db") == 1
-    rows.add("final", training, result(51.0, resampled=[50.0, 52.0]))
-    assert {key: row["resampled"] for key, row in rows.all().items()} == {"k": [], training.key(): [50.0, 52.0]}
-    with ThreadPoolExecutor(8) as several:
-        opened = list(several.map(paper.rows.Rows, [tmp_path / "older.db"] * 8))
-    (row,) = opened[0].all().values()
-    assert (row["AP"], row["resampled"]) == (50.0, [])
+from .made_up import BENCHMARKS, result
 
 
 def test_the_interval_over_images_knows_which_images_were_the_same(paper, training, tmp_path):
@@ -175,7 +29,7 @@ def test_the_interval_over_images_knows_which_images_were_the_same(paper, traini
 
 def test_every_table_names_its_trainings_and_the_first_seed_comes_first(paper):
     plan = paper.plans.Plan("bccd", ["retinanet", "faster_rcnn", "deformable_detr"], 1500, 3)
-    counts = {"1": 3 * 2 * 3 - 2, "2": 2 * 4 * 3, "3": 8 * 3, "curves": 15 * 3, "recipes": 8 * 3, "final": 15 * 3}
+    counts = {"1": 3 * 2 * 3 - 2, "2": 2 * 4 * 3, "3": 8 * 3, "curves": 16 * 3, "recipes": 8 * 3, "final": 16 * 3}
     counts["ranks"] = 2 * 10 * 3
     for table, count in counts.items():
         wanted = paper.plans.missing(plan.parts(table, {}), {})
@@ -228,7 +82,8 @@ def test_proxies_are_ranked_against_whole_trainings(paper, tmp_path):
     assert text == "Rank correlation (Spearman's) of 4 losses: 0.80 by the means, 1.00, 0.40 by single proxies."
 
 
-def test_val_chooses_the_rate_and_other_seeds_are_judged(paper, training, tmp_path):
+def test_val_chooses_the_rate_and_other_seeds_are_judged(paper, training, tmp_path, monkeypatch):
+    monkeypatch.setitem(paper.plans.RATES, ("bccd", "retinanet"), (0.001, 0.002, 0.0005))
     plan = paper.plans.Plan("bccd", ["retinanet"], 1500, 5)
     rows = paper.rows.Rows(tmp_path / "trainings.db")
     for rate, ap in ((0.001, 50.0), (0.002, 51.2)):
@@ -304,13 +159,14 @@ def test_tables_of_other_data_do_not_overwrite_bccds(paper, training, tmp_path, 
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {f"{stem}.md", f"{stem}.png"}
 
 
-def test_a_training_that_was_cut_off_ends_the_same(paper, tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("loss", ["retinanet-coco", "retinanet-coco-linear"])
+def test_a_training_that_was_cut_off_ends_the_same(paper, tiny, tmp_path, monkeypatch, loss):
     monkeypatch.setitem(paper.rows.CONFIGS, ("tiny", "retinanet"), "shapes_retinanet_R_18_FPN.yaml")
     monkeypatch.setattr(paper.rows, "of_data", {"tiny": tiny}.get)
     monkeypatch.setattr(paper.training, "CHECKPOINT_EVERY", 1)
     monkeypatch.setattr(paper.training, "POINTS", 2)
     monkeypatch.setattr(paper.training, "APART", 1)
-    one = paper.rows.Training("tiny", "retinanet", "retinanet-coco", 0.001, 3, 4)
+    one = paper.rows.Training("tiny", "retinanet", loss, 0.001, 3, 4)
     (whole := tmp_path / "whole").mkdir()
     (cut := tmp_path / "cut").mkdir()
     expected = paper.training.train(one, whole)
