@@ -17,7 +17,7 @@ from paramap_d2 import __version__
 from paramap_d2.losses import HeadLoss, LossFileError, Sibling, load_any_loss, save_loss
 from paramap_d2.modeling.box_ap_loss import BoxAPLoss, all_box_ap_losses, box_ap_losses
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"detectron2.{__name__}")  # what default_setup shows and puts into log.txt
 
 Heads = Mapping[str, HeadLoss | Sibling]
 

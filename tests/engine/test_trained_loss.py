@@ -34,6 +34,10 @@ def hook(folder, start_iter=0, **losses):
     return made
 
 
+def warnings(caplog):
+    return [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_the_functions_that_were_trained_with(tmp_path):
     heads = [BoxAPLoss(head, "fasterrcnn-coco", grad_scale=scale) for head, scale in (("rpn", 2.5), ("roi", 0))]
     hook(tmp_path / "new", rpn=heads[0], roi=heads[1], again=heads[1]).before_train()
@@ -62,7 +66,7 @@ def test_a_training_that_goes_on_with_another_loss_says_so(tmp_path, before, cap
     content = path.read_text()
     with caplog.at_level(logging.WARNING):
         hook(tmp_path, 120, dense=BoxAPLoss("dense", "linear")).before_train()
-    (record,) = caplog.records
+    (record,) = warnings(caplog)
     assert "up to iteration 120" in record.message and "it is now linear" in record.message
     assert (tmp_path / "loss_until_120.json").read_text() == content
     assert load_loss(path)["dense"] == load_loss("linear")["dense"]
@@ -75,7 +79,7 @@ def test_a_loss_without_functions_is_left_too(tmp_path, first, then, caplog):
         hook(tmp_path, start_iter, dense=BoxAPLoss("dense", loss, grad_scale=2.0)).before_train()
         assert load_any_loss(path)["dense"] == replace(load_any_loss(loss)["dense"], grad_scale=2.0)
     assert load_any_loss(tmp_path / "loss_until_120.json")["dense"].grad_scale == 2.0
-    assert [r.message.count(f"it is now {then}") for r in caplog.records] == [1]
+    assert [r.message.count(f"it is now {then}") for r in warnings(caplog)] == [1]
 
 
 @pytest.mark.parametrize("start_iter", [0, 120])
@@ -83,7 +87,7 @@ def test_the_same_loss_by_another_name_is_no_change(tmp_path, start_iter, caplog
     save_loss(tmp_path / "loss.json", {"dense": load_loss("retinanet-coco")["dense"]}, {"searched": "here"})
     with caplog.at_level(logging.WARNING):
         hook(tmp_path, start_iter, dense=BoxAPLoss("dense", "retinanet-coco")).before_train()
-    assert not caplog.records and [p.name for p in tmp_path.iterdir()] == ["loss.json"]
+    assert not warnings(caplog) and [p.name for p in tmp_path.iterdir()] == ["loss.json"]
     assert json.loads((tmp_path / "loss.json").read_text())["meta"] == {"searched": "here"}
 
 
@@ -163,7 +167,7 @@ def test_a_training_ends_with_another_loss_resumed_or_not(tmp_path, start_iter, 
     with caplog.at_level(logging.WARNING):
         again = train_with_end(tmp_path, "linear", 10, start_iter, end_loss_from=0.6)
     assert again == (["square"] * 6 + ["linear"] * 4)[start_iter:]
-    assert not caplog.records and contents(tmp_path) == files
+    assert not warnings(caplog) and contents(tmp_path) == files
 
 
 @pytest.mark.parametrize("loss, end_loss", [("square", "ap-loss"), ("rank-sort", "linear")])
@@ -208,18 +212,25 @@ def test_another_schedule_on_resume_is_said(tmp_path, start_iter, changed, now, 
     with caplog.at_level(logging.WARNING):
         names = train_with_end(tmp_path, **{"end_loss": "linear", "start_iter": start_iter, **changed})
     assert names == used[start_iter:]
-    (record,) = caplog.records
+    (record,) = warnings(caplog)
     assert re.search(f"up to iteration {start_iter} this training's {now}$", record.message)
     left = contents(tmp_path)
     assert left.pop(f"{file}_until_{start_iter}.json") == before[f"{file}.json"]
     assert sorted(left) == (["loss.json"] if changed == {"end_loss": ""} else ["end_loss.json", "loss.json"])
 
 
+def test_the_change_is_in_the_log_of_a_training(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "detectron2"):
+        train_with_end(tmp_path, "linear")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["from iteration 5 on this training's loss is linear"]
+
+
 def test_a_new_training_in_an_old_folder_leaves_its_own(tmp_path, caplog):
     train_with_end(tmp_path, "linear")
     with caplog.at_level(logging.WARNING):
         train_with_end(tmp_path, "")
-    assert not caplog.records and list(contents(tmp_path)) == ["loss.json"]
+    assert not warnings(caplog) and list(contents(tmp_path)) == ["loss.json"]
 
 
 def test_the_end_loss_is_what_its_file_had_at_the_start(tmp_path):
