@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy
 
 EXAMPLES = """examples:
-  python benchmarks/surrogate.py benchmarks/results/bccd_ga.db.xz output/search/search.db
+  python benchmarks/surrogate.py benchmarks/results/bccd_ga.db.xz
+  python benchmarks/surrogate.py output/by_ga output/by_ppo
   python benchmarks/surrogate.py output/search --reference retinanet-coco --runs 20
 """
 

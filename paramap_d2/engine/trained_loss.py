@@ -106,6 +106,8 @@ class TrainedLoss(HookBase):
 def _read(path: Path) -> tuple[Heads | None, Mapping[str, Any], str]:
     """The loss of a file and what is said about it, or None and why it cannot be read."""
     try:
-        return load_any_loss(path), json.loads(path.read_text()).get("meta", {}), ""
+        heads = load_any_loss(path)
     except LossFileError as error:
         return None, {}, str(error)
+    meta = json.loads(path.read_text(encoding="utf-8")).get("meta")
+    return heads, meta if isinstance(meta, dict) else {}, ""

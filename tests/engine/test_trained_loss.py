@@ -233,6 +233,16 @@ def test_a_new_training_in_an_old_folder_leaves_its_own(tmp_path, caplog):
     assert not warnings(caplog) and list(contents(tmp_path)) == ["loss.json"]
 
 
+@pytest.mark.parametrize("meta", [None, [1], {}])
+def test_a_file_that_says_nothing_of_itself_is_read_all_the_same(tmp_path, meta, caplog):
+    train_with_end(tmp_path, "linear")
+    path = tmp_path / "end_loss.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "meta": meta}))
+    with caplog.at_level(logging.WARNING):
+        assert train_with_end(tmp_path, "linear", start_iter=7) == ["linear"] * 3
+    assert not warnings(caplog)
+
+
 def test_the_end_loss_is_what_its_file_had_at_the_start(tmp_path):
     best = tmp_path / "best.json"
     for at in (lambda: save_loss(best, load_loss("sqrt")), best.unlink):

@@ -75,6 +75,7 @@ def lazy_trainer(name, opts):
         "shapes_faster_rcnn_R_18_FPN",
         "shapes_deformable_detr_R_18",
         "shapes_retinanet_lite0_FPN",
+        "bccd_retinanet_lite0_FPN",
     ],
 )
 def test_the_same_seed_gives_the_same_losses_by_either_way_in(name, tiny, lazy_tiny, tmp_path):
@@ -213,6 +214,8 @@ def test_an_option_that_does_not_fit_is_one_line(option, message):
         (RETINANET, "model.param_ap.loss=nowhere.json", "'nowhere.json' is neither a preset"),
         (RETINANET, "+model.param_ap.grad_scale=-1", "must be positive, or 0 for the loss's own, not -1"),
         (RETINANET, "train.end_loss=fasterrcnn-coco", "loss fasterrcnn-coco has no head 'dense'"),
+        (RETINANET, "train.end_loss=[sqrt]", "train.end_loss must be the name of a loss, or empty, not .'sqrt'."),
+        (RETINANET, "train.end_loss=sqrt train.end_loss_from=null", "end_loss_from must lie between .* not None"),
         (
             RETINANET,
             "train.end_loss=linear train.end_loss_from=0",
