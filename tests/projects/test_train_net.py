@@ -50,6 +50,7 @@ def test_train_resume_and_eval_only(tmp_path, tiny):
 def test_two_ranks(tmp_path, tiny):
     # gloo: Detectron2's own launcher asks for as many GPUs as ranks.
     code = f"""
+import os
 import sys
 sys.path.insert(0, {str(TRAIN.parent)!r})
 
@@ -66,6 +67,9 @@ def rank(r, args):
     comm.create_local_process_group(2)
     defaults.create_ddp_model = functools.partial(defaults.create_ddp_model, device_ids=None)  # no GPU to name
     train_net.main(args)
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)  # the interpreter's own end now and then finds threads of gloo, and aborts
 
 if __name__ == "__main__":
     args = default_argument_parser().parse_args(sys.argv[1:])
@@ -74,6 +78,7 @@ if __name__ == "__main__":
     script = tmp_path / "ranks.py"
     script.write_text(code)
     opts = ["--config-file", CONFIGS / "shapes_retinanet_R_18_FPN.yaml", *tiny, "OUTPUT_DIR", tmp_path / "out"]
+    opts += ["MODEL.PARAM_AP.END_LOSS", "linear"]  # which either rank changes to
     done = subprocess.run(
         [sys.executable, str(script), *map(str, opts)],
         capture_output=True,
@@ -83,6 +88,8 @@ if __name__ == "__main__":
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert torch.isfinite(torch.tensor(list(losses(tmp_path / "out").values()))).all()
+    changes = [(tmp_path / "out" / log).read_text().count("loss is linear") for log in ("log.txt", "log.txt.rank1")]
+    assert changes[0] == changes[1] > 0 and (tmp_path / "out" / "end_loss.json").exists()
 
 
 @pytest.mark.parametrize(

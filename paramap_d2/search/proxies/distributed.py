@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from paramap_d2.search.store import DIVERGED, FAILED, KILLED, OTHER
 from .proxy import Outcome, Proxy, Task
 
 TOLD = "outcome.pickle"
+
+ALONE = (FAILED, DIVERGED)
+"""What one rank may come to without the others."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,13 @@ class DistributedProxy:
             launch(_rank, self.processes, dist_url="auto", args=(self.proxy, task, told, threads))
         except (ProcessExitedException, ProcessRaisedException) as ended:
             killed, error = getattr(ended, "signal_name", None), str(ended).strip().splitlines()[-1]
-        if killed:  # what the others have said is of its death
-            outcome = Outcome(FAILED, error=f"a process of the proxy was killed by {killed}", cause=KILLED)
-        elif told.exists():
+        outcome = Outcome(FAILED, error=error, cause=OTHER)
+        if told.exists():
             outcome = pickle.loads(told.read_bytes())  # our own
-        else:
-            outcome = Outcome(FAILED, error=error, cause=OTHER)
+        # A failure that was told is of the death of the one that was killed. What all came to stands, whoever was
+        # killed after it: gloo's threads now and then abort a process that takes them down.
+        if killed and outcome.status in ALONE:
+            outcome = Outcome(FAILED, error=f"a process of the proxy was killed by {killed}", cause=KILLED)
         told.unlink(missing_ok=True)
         outcome.started, outcome.seconds = started, time.time() - started
         return outcome
@@ -65,13 +70,16 @@ def _rank(proxy: Proxy, task: Task, told: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     outcome = proxy(task)
     # What all ranks come to, rank 0 tells; what one comes to alone, such as a GPU without memory, that one, and first.
-    alone = outcome.status in (FAILED, DIVERGED)
+    alone = outcome.status in ALONE
     if alone or comm.is_main_process():
         _tell(outcome, told)
     if alone:
         os._exit(1)  # at once: the others wait for this one, and are ended
     comm.synchronize()
     torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the interpreter's own end may find threads of gloo, and aborts
 
 
 def _tell(outcome: Outcome, told: Path) -> None:

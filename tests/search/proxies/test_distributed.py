@@ -21,6 +21,7 @@ TRAINER = """
 import json, os, signal
 from functools import partial
 from pathlib import Path
+import torch
 from detectron2.engine import defaults
 from detectron2.utils import comm
 from paramap_d2.engine import Trainer
@@ -39,6 +40,9 @@ class Faulty(Trainer):
         if comm.get_rank() == 1 and self.iter == iteration:
             if fault == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "aborts at its end":
+                torch.distributed.destroy_process_group = os.abort
+                return
             raise MemoryError("none left in rank 1")
 """
 
@@ -103,6 +107,14 @@ def test_the_rank_that_fails_is_heard(faulty):
     outcome = make("failing")(Task(0, 0, SPACE.identity(), 3))
     assert (outcome.status, outcome.cause) == (FAILED, MEMORY)
     assert "none left in rank 1" in outcome.error and "none left in rank 1" in outcome.log
+
+
+@pytest.mark.slow
+def test_what_all_ranks_came_to_stands_though_one_aborts_after_it(faulty):
+    make, goes_wrong, _ = faulty
+    goes_wrong("aborts at its end", 1)
+    outcome = make("aborting")(Task(0, 0, SPACE.identity(), 3))
+    assert outcome.status in (FINISHED, NO_DETECTIONS) and outcome.iterations == 6, outcome
 
 
 @pytest.mark.slow
