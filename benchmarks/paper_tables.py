@@ -90,6 +90,18 @@ def filters(given: Sequence[str], known: Sequence[str]) -> dict[str, set[str]]:
     return found
 
 
+def is_wanted(training: Any, only: Mapping[str, set[str]]) -> bool:
+    """Whether each field that --only names has one of its values; numbers however they are written."""
+    return all(any(_same(getattr(training, name), text) for text in texts) for name, texts in only.items())
+
+
+def _same(value: Any, text: str) -> bool:
+    try:
+        return float(value) == float(text)
+    except (TypeError, ValueError):
+        return str(value) == text
+
+
 @dataclass
 class Runner:
     """Trains what tables lack, each training in a process of its own.
@@ -228,6 +240,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from paper_rows import CONFIGS, Rows, Training
     from paper_text import report
 
+    from paramap_d2.files import make_output_folder
+
+    if not options.plan:
+        make_output_folder(options.report)
     only = filters(options.only, [field.name for field in fields(Training)])
     rows = Rows(options.db)
     for other in options.merge:
@@ -241,10 +257,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
         def wanted(known: Mapping, table: str = table, plan: Plan = plan) -> list:
             found = missing(plan.parts(table, known), known)
-            return [t for t in found if all(str(getattr(t, name)) in values for name, values in only.items())]
+            return [t for t in found if is_wanted(t, only)]
 
         def write(table: str = table, plan: Plan = plan) -> str:
-            options.report.mkdir(parents=True, exist_ok=True)
             return report(table, plan, rows.all(), options.report)
 
         if options.plan:

@@ -1,12 +1,30 @@
-"""Files that readers find whole or not at all."""
+"""Output folders, and files that readers find whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from paramap_d2.errors import UserError
+
+
+def make_output_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder that a command leaves its results in, unless it is there.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        message = f"{os.fspath(folder)} cannot be the output folder ({error.strerror}); choose another one"
+        raise UserError(message) from None
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | Callable[[Path], object]) -> None:

@@ -3,7 +3,8 @@ import stat
 
 import pytest
 
-from paramap_d2.files import remove_parts, write_whole
+from paramap_d2.errors import UserError
+from paramap_d2.files import make_output_folder, remove_parts, write_whole
 from paramap_d2.losses import load_loss, save_loss
 
 
@@ -43,3 +44,13 @@ def test_parts_of_a_killed_writer_are_removed_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("x")
     remove_parts(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "best.json", "mine.part"]
+
+
+def test_an_output_folder(tmp_path):
+    make_output_folder(tmp_path / "new" / "folder")
+    make_output_folder(tmp_path / "new" / "folder")  # as it is
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(UserError, match=f"^{path} cannot be the output folder .*; choose another one$"):
+            make_output_folder(path)

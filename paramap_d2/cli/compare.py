@@ -42,6 +42,6 @@ def main(arguments: Sequence[str]) -> int:
     try:
         write_whole(options.output, compare_html(searches).encode())
     except OSError as error:
-        raise UserError(f"cannot write {options.output}: {error.strerror}") from error
+        raise UserError(f"cannot write {options.output}: {error.strerror or error}") from error
     print(options.output)
     return 0

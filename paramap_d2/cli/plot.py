@@ -45,6 +45,6 @@ def main(arguments: Sequence[str]) -> int:
     try:
         draw_functions(rows, options.output)
     except OSError as error:
-        raise UserError(f"cannot write {options.output}: {error.strerror}") from error
+        raise UserError(f"cannot write {options.output}: {error.strerror or error}") from error
     print(options.output)
     return 0

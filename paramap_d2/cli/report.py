@@ -38,6 +38,6 @@ def main(arguments: Sequence[str]) -> int:
     try:
         write_report(evaluations, space, settings, path, options.search)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     print(path)
     return 0

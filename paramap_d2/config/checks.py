@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 
 from paramap_d2.errors import UserError
+from paramap_d2.files import make_output_folder
 from paramap_d2.losses import Sibling, head_losses, load_any_loss
 from paramap_d2.losses.quality import QUALITIES
 
@@ -133,6 +134,21 @@ def check_amp(key: str, enabled: bool) -> None:
         raise ConfigError(f"{key} needs a GPU, and torch sees none: set it to False")
 
 
+def check_batch(key: str, images: int | None, processes: int = 1) -> None:
+    """
+    Args:
+        images: of a batch; None where it is not known.
+        processes: that train it together; 0: one, without a GPU.
+
+    Raises:
+        ConfigError: a batch without images, or one that the processes cannot share.
+    """
+    if images is not None and images < 1:
+        raise ConfigError(f"{key} must be at least 1, not {images}")
+    if images is not None and processes and images % processes:
+        raise ConfigError(f"{key} {images} must be a multiple of the number of GPUs, {processes}")
+
+
 def check_weights(key: str, path: str, needed: bool = False) -> None:
     """Whether weights to start from are there, where a path can say.
 
@@ -174,16 +190,20 @@ def check_config(
         processes: that train it together.
 
     Raises:
-        UserError: data that cannot be trained on, weights that are not there, a class count that does not fit the data,
-            a loss that cannot be read.
+        UserError: an output folder that cannot be written to, data that cannot be trained on, weights that are not
+            there, a class count that does not fit the data, a loss that cannot be read.
     """
     if not cfg.DATASETS.TRAIN and not eval_only:
         raise ConfigError("DATASETS.TRAIN names no data set")
     _check_stock_keys(cfg)
+    if not fitness:
+        make_output_folder(cfg.OUTPUT_DIR)
     if not (resume and has_checkpoint(cfg.OUTPUT_DIR)):
         check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, needed=eval_only)
     if not eval_only:
         check_amp("SOLVER.AMP.ENABLED", cfg.SOLVER.AMP.ENABLED)
+        scaled = fitness or cfg.SOLVER.REFERENCE_WORLD_SIZE  # to the number of processes, by the search or Detectron2
+        check_batch("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1 if scaled else processes)
     calibrate_on = "" if eval_only else cfg.MODEL.PARAM_AP.CALIBRATE_ON
     test = [*cfg.DATASETS.TEST, *([calibrate_on] if calibrate_on else [])]
     train = [] if eval_only else cfg.DATASETS.TRAIN

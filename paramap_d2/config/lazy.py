@@ -19,11 +19,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from paramap_d2.files import make_output_folder
 from paramap_d2.losses import HEADS
 
 from .checks import (
     ConfigError,
     check_amp,
+    check_batch,
     check_data,
     check_end_loss,
     check_loss,
@@ -256,10 +258,14 @@ def check_lazy_config(
     """
     from paramap_d2.data import build_evaluator
 
+    if not fitness:
+        make_output_folder(cfg.train.output_dir)
     if not (resume and has_checkpoint(cfg.train.output_dir)):
         check_weights("train.init_checkpoint", cfg.train.init_checkpoint, needed=eval_only)
     if not eval_only:
         check_amp("train.amp.enabled", cfg.train.amp.enabled)
+        batch = "dataloader.train.total_batch_size"
+        check_batch(batch, OmegaConf.select(cfg, batch), 1 if fitness else processes)
     test = dataset_names(cfg, ["test"])
     # A loader of the user's own may have no name that the evaluator's ${…} could refer to.
     evaluated = OmegaConf.select(cfg, "dataloader.evaluator.dataset_name", throw_on_resolution_failure=False)

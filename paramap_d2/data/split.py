@@ -178,7 +178,7 @@ def split_file(
     except OSError as error:
         for path in written:
             path.unlink()
-        raise SplitError(f"cannot write {target}: {error.strerror}") from error
+        raise SplitError(f"cannot write {target}: {error.strerror or error}") from error
     return parts
 
 

@@ -137,7 +137,7 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
             file = folder / FOLDER / f"{time.time_ns():020d}_{number:03d}.json"
             write_whole(file, json.dumps(loss).encode())
     except OSError as error:
-        raise UserError(f"{folder / FOLDER} cannot be written: {error.strerror}") from None
+        raise UserError(f"{folder / FOLDER} cannot be written: {error.strerror or error}") from None
     return f"{len(added)} loss{'es' * (len(added) > 1)} enqueued, {prospect(folder)}"
 
 

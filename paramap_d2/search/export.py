@@ -59,7 +59,7 @@ def export(output: str | os.PathLike[str], kind: str, path: str | os.PathLike[st
     try:
         write_whole(path, lambda part: write(output, part))
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _write_csv(output: str | os.PathLike[str], path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import portalocker
 
-from paramap_d2.files import remove_parts
+from paramap_d2.files import make_output_folder, remove_parts
 
 from .store import StoreError
 
@@ -27,18 +27,17 @@ def only_one(folder: Path, resume: bool) -> Iterator[None]:
     """Holds the folder's lock; makes the folder of a new search.
 
     Raises:
-        StoreError: another search has it, there is no folder to resume in, or it cannot be one.
+        StoreError: another search has it, or there is no folder to resume in.
+        UserError: it cannot be one.
     """
     if resume and not folder.is_dir():
         raise StoreError(f"{folder} does not exist: there is no search to resume")
+    make_output_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = portalocker.Lock(folder / FILE, "w", timeout=PATIENCE, check_interval=0.05, flags=_EXCLUSIVE)
         lock.acquire()
     except portalocker.exceptions.LockException:
         raise StoreError(f"another search is running in {folder}; wait for it or choose another folder") from None
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be the output folder ({error.strerror}); choose another one") from None
     remove_parts(folder)  # of a search that was killed while it wrote
     try:
         yield

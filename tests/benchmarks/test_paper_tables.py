@@ -209,6 +209,14 @@ def test_a_field_that_trainings_lack_is_one_line():
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_only_takes_numbers_however_they_are_written(paper, training):
+    assert training.learning_rate == 0.001 and training.seed == 0
+    for given, wanted in (("learning_rate=.001", True), ("learning_rate=1e-3,.1", True), ("learning_rate=.01", False)):
+        only = paper.tables.filters([given, "seed=0"], ["learning_rate", "seed"])
+        assert paper.tables.is_wanted(training, only) is wanted
+    assert not paper.tables.is_wanted(training, {"loss": {"0"}})
+
+
 @pytest.mark.parametrize("status, state, whole", [(0, "done", True), (0, "interrupted", False), (1, "done", False)])
 def test_a_loss_that_is_not_there_is_searched_first(paper, training, tmp_path, monkeypatch, status, state, whole):
     from paramap_d2.cli.evolve import build_parser

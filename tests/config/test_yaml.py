@@ -108,6 +108,29 @@ def test_checks(file, opts, message, monkeypatch):
         check_config(cfg)
 
 
+@pytest.mark.parametrize(
+    "opts, processes, message",
+    [
+        (["SOLVER.IMS_PER_BATCH", "0"], 1, "IMS_PER_BATCH must be at least 1, not 0"),
+        (["SOLVER.IMS_PER_BATCH", "3"], 2, "IMS_PER_BATCH 3 must be a multiple of the number of GPUs, 2"),
+        (["SOLVER.IMS_PER_BATCH", "3", "SOLVER.REFERENCE_WORLD_SIZE", "1"], 2, None),  # Detectron2 makes it 6
+        (["SOLVER.IMS_PER_BATCH", "3"], 0, None),  # --num-gpus 0: one process on the CPU
+    ],
+)
+def test_a_batch_that_the_processes_cannot_share(file, opts, processes, message):
+    cfg = read_config(file(BASE), ["DATASETS.TRAIN", "('shapes_train',)", *opts])
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        check_config(cfg, processes=processes)
+
+
+def test_an_output_folder_that_cannot_be_one_is_known_before_anything_is_built(file, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    cfg = read_config(file(BASE), ["DATASETS.TRAIN", "('shapes_train',)", "OUTPUT_DIR", str(tmp_path / "mine")])
+    with pytest.raises(UserError, match="mine cannot be the output folder .*; choose another one"):
+        check_config(cfg)
+    check_config(cfg, fitness=True)  # a search has its own
+
+
 @pytest.mark.parametrize("eval_only", [False, True])
 def test_weights_are_needed_where_no_checkpoint_is_resumed(file, tmp_path, eval_only):
     options = ["DATASETS.TRAIN", "('shapes_train',)", "OUTPUT_DIR", str(tmp_path)]

@@ -222,6 +222,8 @@ def test_an_option_that_does_not_fit_is_one_line(option, message):
             "train.end_loss_from must lie between 0 and 1, .* 0",
         ),
         (RETINANET, "train.amp.enabled=true", "train.amp.enabled needs a GPU, and torch sees none"),
+        (RETINANET, "dataloader.train.total_batch_size=0", "total_batch_size must be at least 1, not 0"),
+        (RETINANET, "train.output_dir=/dev/null", "/dev/null cannot be the output folder .*; choose another one"),
         (DETR, "model.hidden_dim=65", "hidden_dim must be a multiple of 32"),
         (RETINANET, "model.num_classes=80", "data set shapes_train has 3 classes, and the config's detector 80"),
         (RETINANET, "dataloader.train.dataset.names=nope_train", "data set 'nope_train' is not registered"),

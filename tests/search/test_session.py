@@ -242,7 +242,7 @@ def test_two_searches_in_one_folder(tmp_path, tiny):
 @pytest.mark.parametrize("inside", ["", "deeper"])
 def test_an_output_folder_that_cannot_be_one(tmp_path, tiny, inside):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StoreError, match="cannot be the output folder .*; choose another one"):
+    with pytest.raises(UserError, match="cannot be the output folder .*; choose another one"):
         run_search(options(tmp_path / "file" / inside, tiny))
     assert (tmp_path / "file").read_text() == "mine"
 
