@@ -52,8 +52,11 @@ def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     if options.output.suffix != ".pth":
         raise UserError(f"--output must end in .pth, and is {options.output}")
-    if "://" not in options.weights and not Path(options.weights).is_file():
+    local = "://" not in options.weights
+    if local and not Path(options.weights).is_file():
         raise UserError(f"--weights {options.weights} does not exist")
+    if local and options.output.exists() and options.output.samefile(options.weights):
+        raise UserError(f"--output {options.output} is the checkpoint to calibrate, which a training resumes from")
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.utils.logger import setup_logger
 

@@ -57,6 +57,8 @@ def _check(name: str, images: bool) -> CheckedDataset:
             records = load_voc(name, metadata.dirname, metadata.split, metadata.thing_classes)
         else:
             records = DatasetCatalog.get(name)
+        if not len(records):
+            raise DatasetError(f"data set '{name}' has no image")
         objects = [a for record in records for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
         checked = CheckedDataset(name, tuple(classes) if classes else None, len(objects), _masks(objects))
         files = [
@@ -78,6 +80,8 @@ def _check_coco(
         raise DatasetError(f"data set '{name}' is registered with other classes than {json_file} has")
     annotations = coco.get("annotations", ())
     images = {image["id"] for image in coco["images"]}
+    if not images:
+        raise DatasetError(f"data set '{name}' has no image: {json_file} lists none")
     empty = [item for item in annotations if has_no_size(item) and item["image_id"] in images]
     if empty:
         warn_of_empty_boxes(name, tuple(f"annotation {a.get('id')} of image {a['image_id']}" for a in empty))

@@ -130,6 +130,18 @@ def test_nothing_to_learn(images):
         check_data([], [name], 2)
 
 
+def test_no_image(images):
+    with registered(coco(count=0), images) as name:
+        with pytest.raises(DatasetError, match=f"'{name}' has no image: .*json lists none"):
+            check_data([], [name], 2)
+    DatasetCatalog.register("by_hand", lambda: [])
+    try:
+        with pytest.raises(DatasetError, match="'by_hand' has no image"):
+            check_content(["by_hand"])
+    finally:
+        DatasetCatalog.remove("by_hand")
+
+
 def test_objects_without_a_mask_where_masks_are_trained(images):
     content = coco()
     first, *others = content["annotations"]

@@ -72,16 +72,18 @@ def test_command_gives_what_the_training_did(trained, tmp_path, capsys):
     cfg, folder = trained
     file = tmp_path / "config.yaml"
     file.write_text(cfg.dump())
-    words = ["calibrate", "--config-file", str(file), "--dataset", "tiny_train", "--output", str(tmp_path / "out.pth")]
-    assert paramap([*words, "--weights", str(folder / "model_final.pth")]) == 0
+    words = ["calibrate", "--config-file", str(file), "--dataset", "tiny_train"]
+    out = ["--output", str(tmp_path / "out.pth")]
+    assert paramap([*words, *out, "--weights", str(folder / "model_final.pth")]) == 0
     assert "F1 at 0.5" in capsys.readouterr().out
     report = json.loads((tmp_path / "out.json").read_text())
     assert report == json.loads((folder / "calibration.json").read_text())
     # Calibrated once more, it stays as it is.
-    assert paramap([*words, "--weights", str(tmp_path / "out.pth")]) == 0
-    again = json.loads((tmp_path / "out.json").read_text())
+    again = ["--output", str(tmp_path / "again.pth"), "--weights", str(tmp_path / "out.pth")]
+    assert paramap([*words, *again]) == 0
+    again = json.loads((tmp_path / "again.json").read_text())
     assert again["a"] == pytest.approx([1], abs=1e-3) and again["b"] == pytest.approx([0], abs=1e-3)
-    assert paramap([*words, "--weights", str(tmp_path / "out.pth"), "--per-class"]) == 0
+    assert paramap([*words, *out, "--weights", str(tmp_path / "again.pth"), "--per-class"]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
     assert len(report["a"]) == len(report["b"]) == 3 and len(set(report["a"])) > 1
 
@@ -203,11 +205,13 @@ def test_data_that_is_not_there_is_told_before_a_model_is_built(tiny):
     [
         (["--output", "out.json"], "must end in .pth"),
         (["--weights", "nowhere.pth"], "nowhere.pth does not exist"),
+        (["--output", "weights.pth"], "weights.pth is the checkpoint to calibrate, which a training resumes from"),
         (["--dataset", "nowhere"], "'nowhere' is not registered"),
         (["--dataset", "bccd_valid", "--config-file", str(CONFIGS / "lazy/shapes_fcos_R_18_FPN.py")], "not registered"),
     ],
 )
-def test_command_says_what_is_wrong_in_one_line(change, words, tmp_path, capsys):
+def test_command_says_what_is_wrong_in_one_line(change, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     weights = tmp_path / "weights.pth"
     weights.touch()
     right = ["--config-file", str(RETINANET), "--weights", str(weights), "--dataset", "tiny_val", "--output", "out.pth"]

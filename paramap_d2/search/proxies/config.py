@@ -111,8 +111,6 @@ class YamlProxyConfig:
             raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
         check_config(cfg, fitness=True, processes=processes)
         cfg = _of_a_proxy(cfg, processes)
-        if cfg.SOLVER.MAX_ITER < 1:
-            raise UserError(f"SOLVER.MAX_ITER must be at least 1, not {cfg.SOLVER.MAX_ITER}")
         if cfg.PROXY.TRAINER:
             code.trainer(cfg.PROXY.TRAINER)
         own = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "PROXY.OPTS", "MODEL.PARAM_AP.CALIBRATE_ON", *cls.loss_keys)
