@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -16,6 +17,10 @@ from paramap_d2.errors import UserError
 from paramap_d2.files import make_output_folder
 from paramap_d2.losses import Sibling, head_losses, load_any_loss
 from paramap_d2.losses.quality import QUALITIES
+
+from .keys import DEFAULT_LOSS
+
+logger = logging.getLogger(__name__)
 
 
 class ConfigError(UserError):
@@ -245,6 +250,11 @@ def check_config(
     if not eval_only:
         keys = "MODEL.PARAM_AP.END_LOSS", "MODEL.PARAM_AP.END_LOSS_FROM"
         check_end_loss(keys, options.END_LOSS, options.END_LOSS_FROM, heads, *given)
+    if not heads and not eval_only and options.LOSS != DEFAULT_LOSS:  # as a baseline, or the detector was forgotten
+        detector = cfg.MODEL.META_ARCHITECTURE
+        logger.warning(
+            "MODEL.PARAM_AP.LOSS %s is not used: this %s trains with losses of its own", options.LOSS, detector
+        )
     if heads:
         check_loss(heads, options.LOSS, *given)
         if options.GLOBAL_BATCH and not eval_only:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+DEFAULT_LOSS = "retinanet-coco"
+
 
 def add_paramap_config(cfg: CfgNode) -> None:
     """Register the project's models and add its keys to a Detectron2 config: all that a script of one's own needs.
@@ -33,7 +35,7 @@ def _add_keys(cfg: CfgNode) -> None:
     # The loss: the name of a preset (paramap_d2.losses.list_presets()) or the path of a loss file, such as the
     # best.json of a search; or "ap-loss" or "rank-sort", published losses of other authors, which take no QUALITY,
     # BLOCK_GRADIENT or TOP_K.
-    cfg.MODEL.PARAM_AP.LOSS = "retinanet-coco"
+    cfg.MODEL.PARAM_AP.LOSS = DEFAULT_LOSS
     # A loss, named as above, that takes LOSS's place for the end of a training, with the same options (GRAD_SCALE holds
     # for both), and the part of MAX_ITER that comes before it, between 0 and 1. "": none. The hook
     # paramap_d2.engine.trained_loss.TrainedLoss sees to it; searches, which ask what LOSS is worth, train without it.

@@ -125,6 +125,24 @@ def test_a_batch_that_the_processes_cannot_share(file, opts, processes, message)
         check_config(cfg, processes=processes)
 
 
+@pytest.mark.parametrize(
+    "opts, eval_only, told",
+    [
+        (["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.PARAM_AP.LOSS", "square"], False, True),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.PARAM_AP.LOSS", "square"], True, False),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], False, False),  # a baseline
+        (["MODEL.PARAM_AP.LOSS", "square"], False, False),
+    ],
+)
+def test_a_loss_that_nothing_trains_with_is_told(file, caplog, tmp_path, opts, eval_only, told):
+    weights = tmp_path / "w.pth"
+    weights.touch()
+    opts += ["DATASETS.TRAIN", "('shapes_train',)", "OUTPUT_DIR", str(tmp_path), "MODEL.WEIGHTS", str(weights)]
+    check_config(read_config(file(BASE), opts), eval_only)
+    expected = "MODEL.PARAM_AP.LOSS square is not used: this RetinaNet trains with losses of its own"
+    assert (expected in caplog.messages) == told
+
+
 def test_an_output_folder_that_cannot_be_one_is_known_before_anything_is_built(file, tmp_path):
     (tmp_path / "mine").write_text("mine")
     cfg = read_config(file(BASE), ["DATASETS.TRAIN", "('shapes_train',)", "OUTPUT_DIR", str(tmp_path / "mine")])
