@@ -209,8 +209,6 @@ def check_config(
         check_amp("SOLVER.AMP.ENABLED", cfg.SOLVER.AMP.ENABLED)
         if cfg.SOLVER.MAX_ITER < 1:
             raise ConfigError(f"SOLVER.MAX_ITER must be at least 1, not {cfg.SOLVER.MAX_ITER}")
-        if not cfg.SOLVER.BASE_LR > 0:
-            raise ConfigError(f"SOLVER.BASE_LR must be above 0, not {cfg.SOLVER.BASE_LR}")
         scaled = fitness or cfg.SOLVER.REFERENCE_WORLD_SIZE  # to the number of processes, by the search or Detectron2
         check_batch("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1 if scaled else processes)
     calibrate_on = "" if eval_only else cfg.MODEL.PARAM_AP.CALIBRATE_ON

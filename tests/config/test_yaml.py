@@ -93,7 +93,6 @@ def test_bad_configs_are_one_line(file, text, opts, message):
             "END_LOSS_FROM must lie between 0 and 1, a part of the iterations, not 1.0",
         ),
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER must be at least 1, not 0"),
-        (["SOLVER.BASE_LR", "0.0"], "SOLVER.BASE_LR must be above 0, not 0.0"),
         (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED needs a GPU, and torch sees none"),
         (["MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS is gone.pth, which does not exist"),
         (["MODEL.PARAM_AP.QUALITY", "diou"], "QUALITY. must be one of giou, iou, l1, not 'diou'"),
