@@ -95,6 +95,16 @@ def is_wanted(training: Any, only: Mapping[str, set[str]]) -> bool:
     return all(any(_same(getattr(training, name), text) for text in texts) for name, texts in only.items())
 
 
+def unknown_values(trainings: Sequence[Any], only: Mapping[str, set[str]]) -> str:
+    """What --only asks for that no training of a table has, and what they have; "" if there is nothing."""
+    for name, texts in only.items():
+        values = dict.fromkeys(getattr(training, name) for training in trainings)
+        for text in sorted(texts):
+            if not any(_same(value, text) for value in values):
+                return f"no training has {name}={text} (yet); there are {', '.join(map(str, values))}"
+    return ""
+
+
 def _same(value: Any, text: str) -> bool:
     try:
         return float(value) == float(text)
@@ -240,6 +250,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from paper_rows import CONFIGS, Rows, Training
     from paper_text import report
 
+    from paramap_d2.data import check_datasets
     from paramap_d2.files import make_output_folder
 
     if not options.plan:
@@ -265,7 +276,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if options.plan:
             print_plan(table, wanted(rows.all()), rows.all(), options.workers)
             continue
+        if unknown := unknown_values(missing(plan.parts(table, rows.all()), {}), only):
+            print(f"table {table}: {unknown}", file=sys.stderr)
         if not options.show:
+            # One line now, and not one for each training.
+            names = dict.fromkeys(training.dataset for training in wanted(rows.all()))
+            check_datasets([f"{name}_{split}" for name in names for split in ("train", "val", "test")])
             problems += Runner(rows, options.work, options.workers, until, write).run(table, wanted)
         print(write())
     for problem in dict.fromkeys(problems):

@@ -1,5 +1,6 @@
 import copy
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -23,6 +24,12 @@ def this_checkout():
 def interruptible():
     """Ctrl-C as at a terminal: what a script starts in the background, tests too, is made to ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def every_line_is_captured(monkeypatch):
+    """Detectron2's setup_logger, of whichever test, keeps what it logs from caplog."""
+    monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,13 @@ checkpoint that `paramap calibrate` has calibrated above 0.5.
 import sys
 
 import cv2
+import torch
 from detectron2.config import get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
 
+import paramap_d2.data  # noqa: F401  registers data sets, for the names of their classes
 from paramap_d2.config import add_paramap_config
 
 
@@ -23,6 +25,7 @@ def predictor(folder, weights="model_final.pth"):
     add_paramap_config(cfg)
     cfg.merge_from_file(f"{folder}/config.yaml")
     cfg.MODEL.WEIGHTS = f"{folder}/{weights}"
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # not that of the training
     return DefaultPredictor(cfg)
 
 
@@ -38,11 +41,17 @@ def serve(predict, image, count=10):
     return [{"box": box, "score": score, "class": number} for box, score, number in rows]
 
 
+def class_names(dataset_name):
+    """For drawing; where this machine does not have the data set, classes are drawn as numbers."""
+    if dataset_name in DatasetCatalog:
+        DatasetCatalog.get(dataset_name)  # a COCO file is asked for its names when it is read
+    return MetadataCatalog.get(dataset_name)
+
+
 def main(folder, image_file, output, count=10):
     predict, image = predictor(folder), cv2.imread(image_file)
     found = best(predict(image)["instances"], int(count))
-    names = MetadataCatalog.get(predict.cfg.DATASETS.TRAIN[0])  # class names, where this process has the data set
-    drawn = Visualizer(image[:, :, ::-1], names).draw_instance_predictions(found)
+    drawn = Visualizer(image[:, :, ::-1], class_names(predict.cfg.DATASETS.TRAIN[0])).draw_instance_predictions(found)
     cv2.imwrite(output, drawn.get_image()[:, :, ::-1])
 
 

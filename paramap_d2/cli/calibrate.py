@@ -57,17 +57,17 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--weights {options.weights} does not exist")
     if local and options.output.exists() and options.output.samefile(options.weights):
         raise UserError(f"--output {options.output} is the checkpoint to calibrate, which a training resumes from")
-    from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.utils.logger import setup_logger
 
     from paramap_d2.engine.calibration import calibrate, save, summary
+    from paramap_d2.engine.checkpoint import TrainedCheckpointer
     from paramap_d2.search.proxies.user_code import UserCode
 
     setup_logger()
     code = UserCode.named(options.imports)
     build = _of_lazy_config if options.config_file.endswith(".py") else _of_yaml
     model, loader = build(options.config_file, options.opts, options.dataset, options.weights, code.add_keys())
-    DetectionCheckpointer(model).load(options.weights)
+    TrainedCheckpointer(model).load(options.weights)
     calibrated = calibrate(model, loader, options.dataset, options.per_class)
     files = options.output, options.output.with_suffix(".json"), options.output.with_suffix(".png")
     try:
@@ -83,22 +83,24 @@ def _of_yaml(
     config_file: str, opts: Sequence[str], dataset_name: str, weights: str, add_keys: Sequence[AddKeys]
 ) -> tuple[nn.Module, Any]:
     """The config's detector, and its loader of the data set."""
-    from paramap_d2.config import check_data, num_classes, read_config
+    from paramap_d2.config import check_data, num_classes, read_config, warn_if_trained_on
     from paramap_d2.engine import Trainer
 
     cfg = read_config(config_file, [*opts, "MODEL.WEIGHTS", weights], add_keys)
     check_data([], [dataset_name], num_classes(cfg), cfg.INPUT.CHECK_IMAGES)
+    warn_if_trained_on(dataset_name, cfg.DATASETS.TRAIN)
     return Trainer.build_model(cfg), Trainer.build_calibration_loader(cfg, dataset_name)
 
 
 def _of_lazy_config(
     config_file: str, opts: Sequence[str], dataset_name: str, weights: str, add_keys: Sequence[AddKeys]
 ) -> tuple[nn.Module, Any]:
-    from paramap_d2.config import check_data
-    from paramap_d2.config.lazy import num_classes, read_lazy_config
+    from paramap_d2.config import check_data, warn_if_trained_on
+    from paramap_d2.config.lazy import dataset_names, num_classes, read_lazy_config
     from paramap_d2.engine.lazy import build_calibration_loader, build_model
 
     cfg = read_lazy_config(config_file, opts)
     cfg.train.init_checkpoint = weights
     check_data([], [dataset_name], num_classes(cfg), cfg.train.check_images)
+    warn_if_trained_on(dataset_name, dataset_names(cfg, ["train"]))
     return build_model(cfg), build_calibration_loader(cfg, dataset_name)

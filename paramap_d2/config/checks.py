@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 
@@ -19,12 +18,9 @@ from paramap_d2.losses import Sibling, head_losses, load_any_loss
 from paramap_d2.losses.quality import QUALITIES
 
 from .keys import DEFAULT_LOSS
+from .stock_keys import ConfigError, check_amp, check_batch, check_solver, check_stock_keys, check_weights
 
 logger = logging.getLogger(__name__)
-
-
-class ConfigError(UserError):
-    """A config file or key that cannot be used."""
 
 
 def detector_heads(cfg: CfgNode) -> tuple[str, ...]:
@@ -54,46 +50,54 @@ def detector_heads(cfg: CfgNode) -> tuple[str, ...]:
     return heads
 
 
-def num_classes(cfg: CfgNode) -> int | None:
-    """The number of classes that the config's detector tells apart; None where it tells none apart, as a
-    ProposalNetwork, or is not known here."""
+def num_classes(cfg: CfgNode) -> tuple[str, int] | None:
+    """The key that says how many classes the config's detector tells apart, and their number; None where it tells none
+    apart, as a ProposalNetwork, or is not known here."""
     if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
-        return cfg.MODEL.RETINANET.NUM_CLASSES
+        return "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
     if cfg.MODEL.META_ARCHITECTURE == "ParamAPDeformableDETR":
-        return cfg.MODEL.DEFORMABLE_DETR.NUM_CLASSES
+        return "MODEL.DEFORMABLE_DETR.NUM_CLASSES", cfg.MODEL.DEFORMABLE_DETR.NUM_CLASSES
     if cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN"):
-        return cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
     return None
 
 
 def check_data(
     train: Sequence[str],
     test: Sequence[str],
-    classes: int | None,
+    classes: tuple[str, int] | None,
     images: bool = True,
     own_evaluator: bool = False,
     fitness: Sequence[str] = (),
     masks: bool = False,
+    calibrated: tuple[str, str] | None = None,
 ) -> None:
     """Whether data sets can be trained and evaluated on, agree in their classes, and the detector with them.
 
     Args:
         test: evaluated on.
-        classes: the detector's number; None: a detector that cannot say.
+        classes: the detector's number, after its key; None: a detector that cannot say.
         images: look at image files, too.
         own_evaluator: whether something else than the project's evaluators does.
         fitness: of ``test`` those whose AP is a search's fitness.
         masks: whether masks are trained, too.
+        calibrated: a data set that scores are calibrated on, after the key that names it.
 
     Raises:
-        UserError: names the data set and what is wrong.
+        UserError: names the data set and what is wrong, and the key of one that is named apart.
     """
     from detectron2.data import MetadataCatalog
 
     from paramap_d2.data import check_content
     from paramap_d2.data.evaluation import EVALUATED
 
-    checked = check_content([*train, *test], images)
+    checked, apart = check_content([*train, *test], images), ""
+    if calibrated and calibrated[1] not in (*train, *test):
+        key, apart = calibrated
+        try:
+            checked += check_content([apart], images)
+        except UserError as error:
+            raise ConfigError(f"{key}: {error}") from None
     for one in checked:
         if one.name in train and not one.objects:
             raise ConfigError(f"data set {one.name} has no object to learn from")
@@ -102,11 +106,14 @@ def check_data(
                 f"data set {one.name} has no mask (segmentation) for {one.objects - one.masks} of its {one.objects} "
                 "objects, and the config trains masks: add them, take the objects out, or train without masks"
             )
-        has = len(one.classes or ())
-        if has and classes is not None and has != classes:
-            raise ConfigError(f"data set {one.name} has {has} classes, and the config's detector {classes}")
+        has, named_by = len(one.classes or ()), f"{calibrated[0]}: " if calibrated and one.name == apart else ""
+        if has and classes is not None and has != classes[1]:
+            key, number = classes
+            raise ConfigError(
+                f"{named_by}data set {one.name} has {has} classes, and the config's detector {number} ({key})"
+            )
         kind = MetadataCatalog.get(one.name).get("evaluator_type", "coco")
-        if one.name in test and kind not in EVALUATED and not own_evaluator:
+        if one.name in (*test, apart) and kind not in EVALUATED and not own_evaluator:
             raise ConfigError(f"data set {one.name} has the evaluator type {kind}, not one of {', '.join(EVALUATED)}")
     if fitness and not own_evaluator and not any(one.objects for one in checked if one.name in fitness):
         raise ConfigError(f"data set {' and '.join(fitness)} has no object to find, and a fitness is the AP on it")
@@ -121,6 +128,14 @@ def check_data(
                 )
 
 
+def warn_if_trained_on(name: str, train: Sequence[str]) -> None:
+    """Say that scores are to be calibrated on what the detector learnt by heart."""
+    if name in train:
+        logger.warning(
+            "data set %s is one that the detector trains on: scores calibrated there are too high anywhere else", name
+        )
+
+
 def _named(label: str | None) -> str:
     return "not there" if label is None else repr(label)
 
@@ -128,59 +143,6 @@ def _named(label: str | None) -> str:
 def has_checkpoint(folder: str) -> bool:
     """Whether a resumed training goes on there, whatever weights it once began with."""
     return os.path.isfile(os.path.join(folder, "last_checkpoint"))
-
-
-def check_amp(key: str, enabled: bool) -> None:
-    """
-    Raises:
-        ConfigError: Detectron2 trains with mixed precision on GPUs alone, and there is none.
-    """
-    if enabled and not torch.cuda.is_available():
-        raise ConfigError(f"{key} needs a GPU, and torch sees none: set it to False")
-
-
-def check_batch(key: str, images: int | None, processes: int = 1) -> None:
-    """
-    Args:
-        images: of a batch; None where it is not known.
-        processes: that train it together; 0: one, without a GPU.
-
-    Raises:
-        ConfigError: a batch without images, or one that the processes cannot share.
-    """
-    if images is not None and images < 1:
-        raise ConfigError(f"{key} must be at least 1, not {images}")
-    if images is not None and processes and images % processes:
-        raise ConfigError(f"{key} {images} must be a multiple of the number of GPUs, {processes}")
-
-
-def check_weights(key: str, path: str, needed: bool = False) -> None:
-    """Whether weights to start from are there, where a path can say.
-
-    Args:
-        key: of the config, for the message.
-        needed: no path is a mistake, too.
-
-    Raises:
-        ConfigError: names the key and the file.
-    """
-    if not path and needed:
-        raise ConfigError(f"{key} names no weights, and --eval-only evaluates some")
-    if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
-        raise ConfigError(f"{key} is {path}, which does not exist")
-
-
-def _check_stock_keys(cfg: CfgNode) -> None:
-    """Keys whose parts do not go with every detector or image."""
-    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
-        raise ConfigError(f"TEST.AUG.ENABLED is for R-CNNs alone, not {cfg.MODEL.META_ARCHITECTURE}: set it to False")
-    workers, images = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
-    if workers and images % workers:
-        raise ConfigError(f"SOLVER.IMS_PER_BATCH {images} is no multiple of SOLVER.REFERENCE_WORLD_SIZE {workers}")
-    if cfg.INPUT.get("SSD_AUGMENTATION", False):
-        from paramap_d2.data.augmentation import check_format
-
-        check_format(cfg.INPUT.FORMAT)
 
 
 def check_config(
@@ -200,23 +162,24 @@ def check_config(
     """
     if not cfg.DATASETS.TRAIN and not eval_only:
         raise ConfigError("DATASETS.TRAIN names no data set")
-    _check_stock_keys(cfg)
+    own = bool(cfg.PROXY.TRAINER)
+    check_stock_keys(cfg, own)
     if not fitness:
         make_output_folder(cfg.OUTPUT_DIR)
     if not (resume and has_checkpoint(cfg.OUTPUT_DIR)):
         check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, needed=eval_only)
     if not eval_only:
         check_amp("SOLVER.AMP.ENABLED", cfg.SOLVER.AMP.ENABLED)
-        if cfg.SOLVER.MAX_ITER < 1:
-            raise ConfigError(f"SOLVER.MAX_ITER must be at least 1, not {cfg.SOLVER.MAX_ITER}")
+        check_solver(cfg)
         scaled = fitness or cfg.SOLVER.REFERENCE_WORLD_SIZE  # to the number of processes, by the search or Detectron2
         check_batch("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1 if scaled else processes)
-    calibrate_on = "" if eval_only else cfg.MODEL.PARAM_AP.CALIBRATE_ON
-    test = [*cfg.DATASETS.TEST, *([calibrate_on] if calibrate_on else [])]
     train = [] if eval_only else cfg.DATASETS.TRAIN
-    own, on = bool(cfg.PROXY.TRAINER), cfg.DATASETS.TEST[:1] if fitness else ()
+    on = cfg.DATASETS.TEST[:1] if fitness else ()
     more = {"own_evaluator": own, "fitness": on, "masks": cfg.MODEL.MASK_ON}
-    check_data(train, test, num_classes(cfg), cfg.INPUT.CHECK_IMAGES, **more)
+    if cfg.MODEL.PARAM_AP.CALIBRATE_ON and not eval_only:
+        more["calibrated"] = "MODEL.PARAM_AP.CALIBRATE_ON", cfg.MODEL.PARAM_AP.CALIBRATE_ON
+        warn_if_trained_on(cfg.MODEL.PARAM_AP.CALIBRATE_ON, train)
+    check_data(train, cfg.DATASETS.TEST, num_classes(cfg), cfg.INPUT.CHECK_IMAGES, **more)
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
         raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {cfg.SOLVER.OPTIMIZER}")
     for pair in cfg.SOLVER.LR_FACTORS:

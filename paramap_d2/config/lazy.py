@@ -23,16 +23,14 @@ from paramap_d2.files import make_output_folder
 from paramap_d2.losses import HEADS
 
 from .checks import (
-    ConfigError,
-    check_amp,
-    check_batch,
     check_data,
     check_end_loss,
     check_loss,
     check_top_k,
-    check_weights,
     has_checkpoint,
+    warn_if_trained_on,
 )
+from .stock_keys import ConfigError, check_amp, check_batch, check_device, check_number, check_weights
 
 REQUIRED = ("model", "optimizer", "lr_multiplier", "dataloader.train", "train.max_iter")
 """What a config that can be trained defines; ``dataloader.test`` and ``dataloader.evaluator`` where it is evaluated."""
@@ -76,7 +74,10 @@ def read_lazy_config(config_file: str | os.PathLike[str], opts: Sequence[str] = 
     cfg.merge_with(loaded)
     for key in REQUIRED:
         if OmegaConf.select(cfg, key) is None:
-            raise ConfigError(f"config file {path} defines no {key}; a LazyConfig to train has {', '.join(REQUIRED)}")
+            other = "; other configs in YAML are for train_net.py (paramap train)" if not path.endswith(".py") else ""
+            raise ConfigError(
+                f"config file {path} defines no {key}; a LazyConfig to train has {', '.join(REQUIRED)}{other}"
+            )
     apply_options(cfg, opts)
     return cfg
 
@@ -96,7 +97,7 @@ def execute(config_file: str | os.PathLike[str]) -> DictConfig:
         raise ConfigError(f"config file {path} does not exist")
     file = Path(path).resolve()
     state = {str(p): p.stat().st_mtime_ns for glob in ("*.py", "*/*.py") for p in file.parent.glob(glob)}
-    if _executed.get(str(file), ({}, None))[0] != state:
+    if str(file) not in _executed or _executed[str(file)][0] != state:
         importer = builtins.__import__
         try:
             loaded = LazyConfig.load(path)
@@ -260,10 +261,18 @@ def check_lazy_config(
 
     if not fitness:
         make_output_folder(cfg.train.output_dir)
+    check_device("train.device", cfg.train.device)
+    for split in ("train", "test"):
+        key = f"dataloader.{split}.num_workers"
+        check_number(key, OmegaConf.select(cfg, key), 0)
     if not (resume and has_checkpoint(cfg.train.output_dir)):
         check_weights("train.init_checkpoint", cfg.train.init_checkpoint, needed=eval_only)
     if not eval_only:
         check_amp("train.amp.enabled", cfg.train.amp.enabled)
+        check_number("train.max_iter", cfg.train.max_iter, 1)
+        check_number("optimizer.lr", OmegaConf.select(cfg, "optimizer.lr"), 0)
+        for key in ("train.checkpointer.period", "train.log_period"):
+            check_number(key, OmegaConf.select(cfg, key), 1)
         batch = "dataloader.train.total_batch_size"
         check_batch(batch, OmegaConf.select(cfg, batch), 1 if fitness else processes)
     test = dataset_names(cfg, ["test"])
@@ -274,13 +283,14 @@ def check_lazy_config(
             f"dataloader.evaluator is of data set {evaluated}, and dataloader.test gives images of {', '.join(test)}"
         )
     fitness_on = tuple(test) if fitness else ()
-    if cfg.train.calibrate_on and not eval_only:
-        test.append(cfg.train.calibrate_on)
     train = [] if eval_only else dataset_names(cfg, ["train"])
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
     own = isinstance(evaluator, DictConfig) and target(evaluator) is not build_evaluator
     masks = bool(OmegaConf.select(cfg, "dataloader.train.mapper.use_instance_mask"))
     more = {"own_evaluator": own, "fitness": fitness_on, "masks": masks}
+    if cfg.train.calibrate_on and not eval_only:
+        more["calibrated"] = "train.calibrate_on", cfg.train.calibrate_on
+        warn_if_trained_on(cfg.train.calibrate_on, train)
     check_data(train, test, num_classes(cfg), cfg.train.check_images, **more)
     _check_detr(cfg)
     if not OmegaConf.select(cfg, "train.init_checkpoint"):
@@ -302,9 +312,11 @@ def check_lazy_config(
                 check_end_loss(*end, (head,), **others)
 
 
-def num_classes(cfg: DictConfig) -> int | None:
-    """The number of classes that the config's detector tells apart; None where it is not known here."""
-    return OmegaConf.select(cfg, "model.num_classes") or OmegaConf.select(cfg, "model.roi_heads.num_classes")
+def num_classes(cfg: DictConfig) -> tuple[str, int] | None:
+    """The key that says how many classes the config's detector tells apart, and their number; None where it is not
+    known here."""
+    keys = "model.num_classes", "model.roi_heads.num_classes"
+    return next(((key, number) for key in keys if (number := OmegaConf.select(cfg, key))), None)
 
 
 def without_backbone_weights(model: DictConfig) -> DictConfig:

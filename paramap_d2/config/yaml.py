@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 
-from .checks import ConfigError
 from .keys import add_paramap_config
+from .stock_keys import ConfigError, did_you_mean
 
 AddKeys = Callable[[CfgNode], None]
 """Adds a project's keys to a config, as its ``add_…_config`` does."""
@@ -29,13 +30,17 @@ def read_config(
     path = os.fspath(config_file)
     if not os.path.isfile(path):
         raise ConfigError(f"config file {path} does not exist")
+    if path.endswith(".py"):
+        raise ConfigError(
+            f"config file {path} is a LazyConfig, which lazyconfig_train_net.py (paramap train-lazy) trains"
+        )
     cfg = _empty(add_keys)
     if not torch.cuda.is_available():  # Detectron2's own default is "cuda", whatever the machine has
         cfg.MODEL.DEVICE = "cpu"
     try:
         cfg.merge_from_file(path)
     except Exception as error:  # yacs, yaml and fvcore raise all sorts
-        raise ConfigError(f"config file {path}: {_line(error)}") from None
+        raise ConfigError(f"config file {path}: {_line(error, cfg)}") from None
     merge_options(cfg, opts)
     return cfg
 
@@ -53,11 +58,29 @@ def merge_options(cfg: CfgNode, opts: Sequence[object]) -> None:
         try:
             cfg.merge_from_list([key, value])
         except Exception as error:
-            raise ConfigError(f"config option {key} {value}: {_line(error)}") from None
+            raise ConfigError(f"config option {key} {value}: {_line(error, cfg)}") from None
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _line(error: Exception, cfg: CfgNode) -> str:
+    """What yacs says, in one line, and how to mend it where that is known."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # else it is quoted
+    line = " ".join(text.split()) or type(error).__name__
+    if unknown := re.search(r"Non-existent (?:config )?key: ([\w.]+)$", line):
+        return line + did_you_mean(unknown[1], _keys(cfg))
+    if kinds := re.search(r"\(<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. ([^ ]+)\) for", line):
+        match kinds.groups():
+            case "tuple", "str", name:
+                return f"{line}; write it \"('{name}',)\""
+            case "float", "int", number:
+                return f"{line}; write it {number}.0"
+    return line
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 def parse_config(text: str, add_keys: Sequence[AddKeys] = ()) -> CfgNode:

@@ -24,7 +24,7 @@ from .catalog import DatasetError
 
 __all__ = ["Expand", "MinIoUCrop", "SSDMapper", "build_train_mapper", "color_distortion", "ssd_augmentations"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"detectron2.{__name__}")  # what default_setup shows and puts into log.txt
 
 
 class _PadWithColor(PadTransform):

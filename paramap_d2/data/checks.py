@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +19,14 @@ from .voc import load_voc
 
 __all__ = ["OPENED", "CheckedDataset", "check_content"]
 
+logger = logging.getLogger(__name__)
+
 OPENED = 4000
 """Images of a data set whose headers are read; of a larger one so many, evenly spread."""
+
+BEYOND = 0.2
+"""Boxes that reach beyond their image, as a part of all, that make it likely that they are given by two corners: of
+boxes that are and lie anywhere, about half do."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,33 @@ def _check_coco(
     if empty:
         warn_of_empty_boxes(name, tuple(f"annotation {a.get('id')} of image {a['image_id']}" for a in empty))
     objects = [a for a in annotations if not a.get("iscrowd", 0) and not has_no_size(a) and a["image_id"] in images]
+    _warn_of_boxes(name, objects, coco["images"])
+    if twice := sorted(label for label, count in Counter(listed).items() if count > 1):
+        logger.warning("data set '%s': several categories are called %s, and each is a class", name, ", ".join(twice))
     files = [(os.path.join(image_root, i["file_name"]), i["width"], i["height"]) for i in coco["images"]]
     return CheckedDataset(name, listed, len(objects), _masks(objects)), files
+
+
+def _warn_of_boxes(name: str, objects: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> None:
+    """Say of boxes that cannot be meant as they are: many that reach beyond their image are corners in place of a width
+    and a height."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    beyond, outside = 0, []
+    for item in objects:
+        (x, y, width, height), (right, bottom) = item["bbox"], sizes[item["image_id"]]
+        beyond += x + width > right + 1 or y + height > bottom + 1
+        if x >= right or y >= bottom or x + width <= 0 or y + height <= 0:
+            outside.append(f"annotation {item['id']} of image {item['image_id']}")
+    if beyond > BEYOND * len(objects):
+        logger.warning(
+            "data set '%s': %d of %d boxes reach beyond their image: bbox is [x, y, width, height], not two corners",
+            name,
+            beyond,
+            len(objects),
+        )
+    elif outside:
+        shown = "; ".join(outside[:5]) + ("; ..." if len(outside) > 5 else "")
+        logger.warning("data set '%s': %d boxes lie outside of their image: %s", name, len(outside), shown)
 
 
 def _masks(objects: Iterable[Mapping[str, Any]]) -> int:

@@ -30,7 +30,7 @@ __all__ = ["EVALUATED", "NumberedCOCOEvaluator", "build_evaluator", "coco_eval",
 EVALUATED = ("coco", "pascal_voc")
 """The evaluator types that data sets may have."""
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"detectron2.{__name__}")  # what default_setup shows and puts into log.txt
 
 
 class NumberedCOCOEvaluator(COCOEvaluator):

@@ -20,7 +20,7 @@ __all__ = ["VOCEvaluator"]
 
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"detectron2.{__name__}")  # what default_setup shows and puts into log.txt
 
 
 class VOCEvaluator(DatasetEvaluator):

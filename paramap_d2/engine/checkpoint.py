@@ -1,4 +1,4 @@
-"""Whether a training can go on from a checkpoint, asked before anything of it is used."""
+"""Whether a checkpoint is one of the detector that is to go on from it or to be used as trained."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 from typing import Any
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from paramap_d2.errors import UserError
 
-__all__ = ["check_resumable", "last_checkpoint"]
+__all__ = ["TrainedCheckpointer", "check_resumable", "last_checkpoint"]
 
 STATES = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "sum")
 """What torch's SGD, Adam, AdamW and Adagrad hold in the shape of each parameter. Their fused CPU kernels do not compare
@@ -24,6 +25,33 @@ def last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
             return os.path.join(folder, file.read().strip())
     except FileNotFoundError:
         return None
+
+
+class TrainedCheckpointer(DetectionCheckpointer):
+    """Loads a detector that is to be used as it was trained. Detectron2's own leaves what a checkpoint lacks, or has in
+    another shape, at random values with a warning, which is right for weights to start from."""
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As DetectionCheckpointer's.
+
+        Raises:
+            UserError: a file that cannot be read, or is of another detector; names the parameter and both shapes.
+        """
+        try:
+            return super().load(path, *args, **kwargs)
+        except UserError as error:
+            raise UserError(f"the weights {path} are not this config's: {error}") from None
+        except Exception as error:  # torch and pickle raise all sorts
+            raise UserError(f"cannot load {path}: {' '.join(str(error).split())[:200]}") from None
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        for name, there, wanted in incompatible.incorrect_shapes:
+            raise UserError(f"{name} has the shape {list(there)} there, and the config's model {list(wanted)}")
+        for name, _ in self.model.named_parameters():
+            if name in incompatible.missing_keys:
+                raise UserError(f"they have no {name}, which the config's model has")
+        return incompatible
 
 
 def check_resumable(model: nn.Module, optimizer: torch.optim.Optimizer, path: str) -> None:

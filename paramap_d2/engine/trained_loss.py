@@ -86,11 +86,12 @@ class TrainedLoss(HookBase):
             if before == heads and all(meta.get(key, value) == value for key, value in (more or {}).items()):
                 return
             since = "".join(f" from iteration {value} on" for value in (more or {}).values())
-            self._set_aside(path, sources + since, reason)
+            was = f"was to begin at iteration {meta.get('from_iteration')}" if before == heads else "was another"
+            self._set_aside(path, sources + since, reason, was)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_loss(path, heads, {"trained_with": sources, "version": __version__, **(more or {})})
 
-    def _set_aside(self, path: Path, now: str, reason: str = "") -> None:
+    def _set_aside(self, path: Path, now: str, reason: str = "", was: str = "was another") -> None:
         """A file of this training before it was resumed; one of another training that was here is of no use."""
         start = self.trainer.start_iter
         if start == 0:
@@ -100,7 +101,7 @@ class TrainedLoss(HookBase):
         path.replace(kept)
         what = "end loss" if path == self.end_path else "loss"
         why = f"; {reason}" if reason else ""
-        logger.warning(f"up to iteration {start} this training's {what} was another ({kept}{why}); it is now {now}")
+        logger.warning(f"up to iteration {start} this training's {what} {was} ({kept}{why}); it is now {now}")
 
 
 def _read(path: Path) -> tuple[Heads | None, Mapping[str, Any], str]:

@@ -28,7 +28,7 @@ from paramap_d2.losses import (
 from paramap_d2.losses.global_batch import several_processes
 from paramap_d2.losses.quality import QUALITIES
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"detectron2.{__name__}")  # what default_setup shows and puts into log.txt
 
 
 class BoxAPLoss:

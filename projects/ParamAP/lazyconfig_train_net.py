@@ -14,11 +14,12 @@ import sys
 import warnings
 
 with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's, of Detectron2's own code
-    from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, launch
 
+from paramap_d2.config import check_gpus
 from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
 from paramap_d2.engine.calibration import warn_if_uncalibrated
+from paramap_d2.engine.checkpoint import TrainedCheckpointer
 from paramap_d2.engine.lazy import build_model, check_resume, evaluate, train
 from paramap_d2.errors import exit_status
 
@@ -29,7 +30,7 @@ def main(args):
     if not args.eval_only:
         return train(cfg, args.resume)
     model = create_ddp_model(build_model(cfg))
-    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir)
+    checkpointer = TrainedCheckpointer(model, cfg.train.output_dir)
     warn_if_uncalibrated(model, checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume))
     return evaluate(cfg, model)
 
@@ -39,6 +40,7 @@ def command():
     args = parser.parse_args()
     if not args.config_file:
         parser.error("--config-file is needed")
+    check_gpus(args.num_gpus)
     cfg = read_lazy_config(args.config_file, args.opts)
     check_lazy_config(cfg, args.eval_only, args.resume, processes=args.num_gpus * args.num_machines)
     if args.resume and not args.eval_only:

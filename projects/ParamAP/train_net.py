@@ -13,14 +13,14 @@ import sys
 import warnings
 
 with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's, of Detectron2's own code
-    from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.engine import default_argument_parser, default_setup, launch
     from detectron2.evaluation import verify_results
     from detectron2.utils import comm
 
-from paramap_d2.config import check_config, read_config
+from paramap_d2.config import check_config, check_gpus, read_config
 from paramap_d2.engine import Trainer
 from paramap_d2.engine.calibration import warn_if_uncalibrated
+from paramap_d2.engine.checkpoint import TrainedCheckpointer
 from paramap_d2.errors import exit_status
 
 
@@ -35,7 +35,7 @@ def main(args):
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = TrainedCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         warn_if_uncalibrated(model, checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume))
         results = Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
@@ -53,6 +53,7 @@ def command():
     args = parser.parse_args()
     if not args.config_file:
         parser.error("--config-file is needed")
+    check_gpus(args.num_gpus)
     cfg = read_config(args.config_file, args.opts)
     check_config(cfg, args.eval_only, args.resume, processes=args.num_gpus * args.num_machines)
     if args.resume and not args.eval_only:

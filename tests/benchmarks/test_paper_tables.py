@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -215,6 +216,28 @@ def test_only_takes_numbers_however_they_are_written(paper, training):
         only = paper.tables.filters([given, "seed=0"], ["learning_rate", "seed"])
         assert paper.tables.is_wanted(training, only) is wanted
     assert not paper.tables.is_wanted(training, {"loss": {"0"}})
+
+
+def test_only_says_what_no_training_has(paper, training):
+    trainings = [training, replace(training, seed=1)]
+    for given, told in (
+        ("seed=0,1", ""),
+        ("seed=0,loss=square", "no training has seed=loss=square (yet); there are 0, 1"),
+    ):
+        only = paper.tables.filters([given], ["seed"])
+        assert paper.tables.unknown_values(trainings, only) == told
+
+
+def test_data_that_are_not_there_are_one_line(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "paper_tables.py"), "--table", "final", "--db", str(tmp_path / "x.db")]
+    command += ["--report", str(tmp_path), "--work", str(tmp_path / "work"), "--only", "loss=squre"]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert "table final: no training has loss=squre (yet); there are retinanet-coco, " in done.stderr
+    assert done.returncode == 0  # nothing was to be trained
+    done = subprocess.run([*command[:-1], "loss=focal-l1"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stderr.startswith("error: data set 'bccd_train' needs ")
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("status, state, whole", [(0, "done", True), (0, "interrupted", False), (1, "done", False)])

@@ -1,8 +1,18 @@
 import pytest
 from detectron2.config import get_cfg
 
-from paramap_d2.config import ConfigError, add_paramap_config, check_data, detector_heads, num_classes
+from paramap_d2.config import (
+    ConfigError,
+    add_paramap_config,
+    check_config,
+    check_data,
+    detector_heads,
+    num_classes,
+    read_config,
+)
+from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
 from paramap_d2.data import shapes  # noqa: F401  registers
+from paramap_d2.model_zoo import get_config_file
 
 
 @pytest.mark.parametrize(
@@ -21,12 +31,13 @@ def test_classes_are_asked_of_detectors_that_have_them(architecture, classes):
     add_paramap_config(cfg)
     cfg.MODEL.META_ARCHITECTURE = architecture
     cfg.MODEL.RETINANET.NUM_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.DEFORMABLE_DETR.NUM_CLASSES = 3, 4, 5
-    assert num_classes(cfg) == classes
+    found = num_classes(cfg)
+    assert (found and found[1]) == classes
     if classes in (3, None):
-        check_data(["shapes_val"], [], num_classes(cfg))
+        check_data(["shapes_val"], [], found)
     else:
-        with pytest.raises(ConfigError, match=f"shapes_val has 3 classes, and the config's detector {classes}"):
-            check_data(["shapes_val"], [], num_classes(cfg))
+        with pytest.raises(ConfigError, match=f"shapes_val has 3 classes, .* detector {classes} .{found[0]}"):
+            check_data(["shapes_val"], [], found)
 
 
 def test_models_of_ones_own_have_the_heads_of_what_they_are_made_of():
@@ -61,8 +72,37 @@ def test_an_evaluator_of_ones_own_may_evaluate_any_kind_of_data():
     MetadataCatalog.get("own_kind_toy").set(evaluator_type="own", thing_classes=["circle", "square", "triangle"])
     try:
         with pytest.raises(ConfigError, match="own_kind_toy has the evaluator type own"):
-            check_data([], ["own_kind_toy"], 3)
-        check_data([], ["own_kind_toy"], 3, own_evaluator=True)
+            check_data([], ["own_kind_toy"], ("NUM_CLASSES", 3))
+        check_data([], ["own_kind_toy"], ("NUM_CLASSES", 3), own_evaluator=True)
     finally:
         DatasetCatalog.remove("own_kind_toy")
         MetadataCatalog.remove("own_kind_toy")
+
+
+@pytest.mark.parametrize("name, told", [("shapes_train", True), ("shapes_val", False), ("", False)])
+def test_calibration_on_what_is_trained_on_is_told(name, told, caplog):
+    cfg = read_config(get_config_file("shapes_retinanet_R_18_FPN.yaml"), ["MODEL.PARAM_AP.CALIBRATE_ON", name])
+    check_config(cfg)
+    assert ("shapes_train is one that the detector trains on" in caplog.text) == told
+    caplog.clear()
+    lazy = get_config_file("lazy/shapes_retinanet_R_18_FPN.py")
+    check_lazy_config(read_lazy_config(lazy, [f"train.calibrate_on={name}"]))
+    assert ("shapes_train is one that the detector trains on" in caplog.text) == told
+
+
+@pytest.mark.parametrize(
+    "classes, message", [(2, "2 classes, .* 3 .MODEL.RETINANET"), (0, "'elsewhere' is not regist")]
+)
+def test_what_is_wrong_with_data_to_calibrate_on_names_the_key(classes, message):
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    opts = ["MODEL.PARAM_AP.CALIBRATE_ON", "elsewhere"]
+    if classes:
+        DatasetCatalog.register("elsewhere", lambda: DatasetCatalog.get("shapes_val")[:2])
+        MetadataCatalog.get("elsewhere").set(thing_classes=["a", "b"])
+    try:
+        with pytest.raises(ConfigError, match=f"MODEL.PARAM_AP.CALIBRATE_ON: .*{message}"):
+            check_config(read_config(get_config_file("shapes_retinanet_R_18_FPN.yaml"), opts))
+    finally:
+        if classes:
+            DatasetCatalog.remove("elsewhere"), MetadataCatalog.remove("elsewhere")

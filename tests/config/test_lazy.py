@@ -5,7 +5,8 @@ import os
 import pytest
 
 from paramap_d2.config import ConfigError
-from paramap_d2.config.lazy import execute
+from paramap_d2.config.lazy import execute, read_lazy_config
+from paramap_d2.model_zoo import get_config_file
 
 FILE = "from .common.base import numbers\nnumbers.append({more})\nmodel = dict(numbers=numbers)\n"
 
@@ -49,3 +50,14 @@ def test_one_that_fails_is_executed_again(folder, executed):
     for _ in range(2):
         with pytest.raises(ConfigError, match="config.py, line 1: ZeroDivisionError"):
             execute(folder / "config.py")
+
+
+def test_a_config_in_yaml_of_a_training(tmp_path):
+    """As a training leaves its own; no Python file is beside it."""
+    (tmp_path / "config.yaml").write_text("model: {a: 1}\n")
+    assert execute(tmp_path / "config.yaml").model.a == 1
+
+
+def test_a_yaml_config_is_for_the_other_script():
+    with pytest.raises(ConfigError, match=r"defines no model; .*; other configs in YAML are for train_net.py"):
+        read_lazy_config(get_config_file("shapes_retinanet_R_18_FPN.yaml"))

@@ -13,6 +13,7 @@ from paramap_d2.config import (
     read_config,
 )
 from paramap_d2.errors import UserError
+from paramap_d2.model_zoo import get_config_file
 
 BASE = "VERSION: 2\nMODEL:\n  META_ARCHITECTURE: ParamAPRetinaNet\n  RETINANET:\n    NUM_CLASSES: 3\n"
 
@@ -25,6 +26,11 @@ def file(tmp_path):
         return path
 
     return write
+
+
+def test_a_lazy_config_is_for_the_other_script():
+    with pytest.raises(ConfigError, match="is a LazyConfig, which lazyconfig_train_net.py"):
+        read_config(get_config_file("lazy/shapes_retinanet_R_18_FPN.py"))
 
 
 def test_keys_do_not_change_a_stock_config():
@@ -54,7 +60,11 @@ def test_options_have_the_last_word(file):
         ("MODEL: [", (), "config file .*config.yaml: "),
         ("MODLE:\n  X: 1\n", (), "config file .*config.yaml: .*MODLE"),
         ("_BASE_: nowhere.yaml\n", (), "config file .*config.yaml: .*nowhere.yaml"),
-        (BASE, ["NO.SUCH", "1"], "config option NO.SUCH 1: Non-existent key"),
+        (BASE, ["NO.SUCH", "1"], "config option NO.SUCH 1: Non-existent key: NO.SUCH$"),
+        (BASE, ["SOLVER.MAXITER", "1"], "Non-existent key: SOLVER.MAXITER; did you mean SOLVER.MAX_ITER"),
+        ("MODEL:\n  RETINNET:\n    X: 1\n", (), "MODEL.RETINNET; did you mean MODEL.RETINANET"),
+        (BASE, ["DATASETS.TRAIN", "my_train"], r"DATASETS.TRAIN; write it \"\('my_train',\)\""),
+        (BASE, ["SOLVER.BASE_LR", "1"], "SOLVER.BASE_LR; write it 1.0"),
         (BASE, ["SEED"], "'SEED' at the end has no partner"),
         (BASE, ["SOLVER.MAX_ITER", "[1]"], "config option SOLVER.MAX_ITER \\[1\\]"),
     ],
@@ -135,7 +145,7 @@ def test_a_batch_that_the_processes_cannot_share(file, opts, processes, message)
 )
 def test_a_loss_that_nothing_trains_with_is_told(file, caplog, tmp_path, opts, eval_only, told):
     weights = tmp_path / "w.pth"
-    weights.touch()
+    weights.write_bytes(b"\x80")
     opts += ["DATASETS.TRAIN", "('shapes_train',)", "OUTPUT_DIR", str(tmp_path), "MODEL.WEIGHTS", str(weights)]
     check_config(read_config(file(BASE), opts), eval_only)
     expected = "MODEL.PARAM_AP.LOSS square is not used: this RetinaNet trains with losses of its own"

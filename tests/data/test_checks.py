@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from paramap_d2.config import ConfigError, check_config, read_config
-from paramap_d2.config.checks import check_data, check_weights
+from paramap_d2.config.checks import check_data
 from paramap_d2.data import DatasetError, check_content, checks
 from paramap_d2.errors import UserError
 from paramap_d2.model_zoo import get_config_file
@@ -112,10 +112,10 @@ def test_classes_that_do_not_agree(images):
         with pytest.raises(
             ConfigError, match="data sets one and two do not .* order: class 0 is 'cat' in one and 'dog' in two"
         ):
-            check_data([one], [two], 2)
-        check_data([one], [one], 2)
-        with pytest.raises(ConfigError, match="data set one has 2 classes, and the config's detector 3"):
-            check_data([one], [], 3)
+            check_data([one], [two], ("NUM_CLASSES", 2))
+        check_data([one], [one], ("NUM_CLASSES", 2))
+        with pytest.raises(ConfigError, match=r"one has 2 classes, and the config's detector 3 \(NUM_CLASSES\)"):
+            check_data([one], [], ("NUM_CLASSES", 3))
     with registered(coco(), images, "one") as one, registered(coco(classes=("cat",)), images, "two") as two:
         with pytest.raises(ConfigError, match="class 1 is 'dog' in one and not there in two"):
             check_data([one], [two], None)
@@ -126,14 +126,39 @@ def test_nothing_to_learn(images):
     content["annotations"] = [{**a, "iscrowd": 1} for a in content["annotations"]]
     with registered(content, images) as name:
         with pytest.raises(ConfigError, match="of_a_user has no object to learn from"):
-            check_data([name], [], 2)
-        check_data([], [name], 2)
+            check_data([name], [], ("NUM_CLASSES", 2))
+        check_data([], [name], ("NUM_CLASSES", 2))
+
+
+@pytest.mark.parametrize(
+    "boxes, message",
+    [
+        ([[1, 1, 39, 29], [0, 0, 40, 30]], None),
+        ([[1, 1, 39.5, 29.5]], None),  # by a pixel, as many tools round
+        ([[20, 10, 30, 20], [1, 1, 9, 9]], "1 of 2 boxes reach beyond their image: bbox is [x, y, width"),
+        ([[1, 1, 9, 9]] * 9 + [[50, 1, 9, 9]], "1 boxes lie outside of their image: annotation 10 of image 0"),
+        ([[1, 1, 9, 9]] * 9 + [[-9, 1, 9, 9]], "1 boxes lie outside of their image: annotation 10 of image 0"),
+    ],
+)
+def test_boxes_that_cannot_be_meant_so_are_told(images, boxes, message, caplog):
+    content = coco(count=1)
+    (first,) = content["annotations"]
+    content["annotations"] = [{**first, "id": k, "bbox": box} for k, box in enumerate(boxes, start=1)]
+    with registered(content, images) as name:
+        assert check_content([name])[0].objects == len(boxes)
+    assert message in caplog.text if message else not caplog.records
+
+
+def test_categories_of_one_name_are_told(images, caplog):
+    with registered(coco(classes=("cat", "dog", "cat")), images) as name:
+        assert check_content([name])[0].classes == ("cat", "dog", "cat")
+    assert f"'{name}': several categories are called cat, and each is a class" in caplog.text
 
 
 def test_no_image(images):
     with registered(coco(count=0), images) as name:
         with pytest.raises(DatasetError, match=f"'{name}' has no image: .*json lists none"):
-            check_data([], [name], 2)
+            check_data([], [name], ("NUM_CLASSES", 2))
     DatasetCatalog.register("by_hand", lambda: [])
     try:
         with pytest.raises(DatasetError, match="'by_hand' has no image"):
@@ -150,10 +175,10 @@ def test_objects_without_a_mask_where_masks_are_trained(images):
         *({**a, "segmentation": []} for a in others),
     ]
     with registered(content, images) as name:
-        check_data([name], [], 2)
-        check_data([], [name], 2, masks=True)
+        check_data([name], [], ("NUM_CLASSES", 2))
+        check_data([], [name], ("NUM_CLASSES", 2), masks=True)
         with pytest.raises(ConfigError, match=f"no mask .* for {len(others)} of its {len(others) + 1} objects"):
-            check_data([name], [], 2, masks=True)
+            check_data([name], [], ("NUM_CLASSES", 2), masks=True)
 
 
 def test_evaluators_that_there_are_not(images):
@@ -162,9 +187,9 @@ def test_evaluators_that_there_are_not(images):
         MetadataCatalog.get(name).set(
             json_file=str(images / f"{name}.json"), image_root=str(images), evaluator_type="lvis"
         )
-        check_data([name], [], 2)
+        check_data([name], [], ("NUM_CLASSES", 2))
         with pytest.raises(ConfigError, match="evaluator type lvis, not one of coco, pascal_voc"):
-            check_data([], [name], 2)
+            check_data([], [name], ("NUM_CLASSES", 2))
 
 
 def test_data_in_voc_form_and_of_a_function(tmp_path, monkeypatch):
@@ -183,17 +208,6 @@ def test_data_in_voc_form_and_of_a_function(tmp_path, monkeypatch):
         assert check_content(["by_hand"]) == [checks.CheckedDataset("by_hand", None, 1, 0)]
     finally:
         DatasetCatalog.remove("by_hand")
-
-
-def test_weights_that_are_not_there(tmp_path):
-    (tmp_path / "w.pth").write_bytes(b"")
-    check_weights("MODEL.WEIGHTS", "")
-    check_weights("MODEL.WEIGHTS", f"{tmp_path / 'w.pth'}?matching_heuristics=True")
-    check_weights("MODEL.WEIGHTS", "detectron2://x.pkl", needed=True)
-    with pytest.raises(ConfigError, match="MODEL.WEIGHTS is nowhere.pth, which does not exist"):
-        check_weights("MODEL.WEIGHTS", "nowhere.pth")
-    with pytest.raises(ConfigError, match="train.init_checkpoint names no weights, and --eval-only"):
-        check_weights("train.init_checkpoint", "", needed=True)
 
 
 @pytest.mark.parametrize(

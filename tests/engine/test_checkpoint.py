@@ -7,7 +7,7 @@ from torch import nn
 from paramap_d2.config import read_config
 from paramap_d2.config.lazy import read_lazy_config
 from paramap_d2.engine import Trainer, lazy
-from paramap_d2.engine.checkpoint import check_resumable, last_checkpoint
+from paramap_d2.engine.checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint
 from paramap_d2.errors import UserError
 from paramap_d2.model_zoo import get_config_file
 
@@ -96,3 +96,28 @@ def test_yaml_and_lazy_trainings(tiny, tmp_path):
     other = read_lazy_config(get_config_file("lazy/shapes_retinanet_R_18_FPN.py"), opts)
     with pytest.raises(UserError, match="cannot go on from"):
         lazy.check_resume(other)
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (net(classes=2), r"x.pth are not this config's: 1.(weight|bias) has the shape \[3(, 4)?\] there, and .* \[2"),
+        (nn.Sequential(*net(), nn.Linear(3, 3)), "x.pth are not this config's: they have no 2.weight, which"),
+    ],
+)
+def test_a_detector_is_used_with_its_own_weights_alone(other, message, tmp_path):
+    """Detectron2's checkpointer leaves what does not fit at random values."""
+    model = net()
+    torch.save({"model": {f"module.{k}": v for k, v in model.state_dict().items()}, "more": 7}, tmp_path / "x.pth")
+    fitting = net()
+    assert TrainedCheckpointer(fitting).load(str(tmp_path / "x.pth"))["more"] == 7
+    assert all(map(torch.equal, fitting.state_dict().values(), model.state_dict().values()))
+    with pytest.raises(UserError, match=message) as caught:
+        TrainedCheckpointer(other).load(str(tmp_path / "x.pth"))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_cannot_be_read(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(UserError, match="cannot load .*x.pth: "):
+        TrainedCheckpointer(net()).load(str(tmp_path / "x.pth"))

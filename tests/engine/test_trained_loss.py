@@ -199,7 +199,7 @@ def test_no_end_loss_is_the_own_to_the_end(tmp_path):
         ),
         (
             {"end_loss_from": 0.9},
-            "end loss was another .*; it is now linear from iteration 9 on",
+            "end loss was to begin at iteration 5 .*; it is now linear from iteration 9 on",
             ["square"] * 9 + ["linear"],
         ),
         ({"loss": "sigmoid"}, "loss was another .*; it is now sigmoid", ["sigmoid"] * 5 + ["linear"] * 5),

@@ -233,8 +233,6 @@ class LazyProxyConfig:
         for part in ("test", "evaluator"):
             if part not in cfg.dataloader:
                 raise UserError(f"config {config_file} defines no dataloader.{part}, and a fitness needs one")
-        if cfg.train.max_iter < 1:
-            raise UserError(f"train.max_iter must be at least 1, not {cfg.train.max_iter}")
         keys = lazy_config.loss_keys(cfg)
         own = ("train.output_dir", "train.seed", "train.device", "train.calibrate_on", *keys)
         own += ("train.checkpointer.period", "train.checkpointer.max_to_keep", "train.end_loss", "train.end_loss_from")
