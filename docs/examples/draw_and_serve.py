@@ -6,6 +6,7 @@ Scores of this loss order the detections of all images together, but are no prob
 checkpoint that `paramap calibrate` has calibrated above 0.5.
 """
 
+import contextlib
 import sys
 
 import cv2
@@ -42,10 +43,12 @@ def serve(predict, image, count=10):
 
 
 def class_names(dataset_name):
-    """For drawing; where this machine does not have the data set, classes are drawn as numbers."""
-    if dataset_name in DatasetCatalog:
-        DatasetCatalog.get(dataset_name)  # a COCO file is asked for its names when it is read
-    return MetadataCatalog.get(dataset_name)
+    """For drawing. A COCO file of one's own is asked for its names; where it is not, classes are drawn as numbers."""
+    names = MetadataCatalog.get(dataset_name)
+    if dataset_name in DatasetCatalog and not names.get("thing_classes"):
+        with contextlib.suppress(OSError, ValueError):
+            DatasetCatalog.get(dataset_name)
+    return names
 
 
 def main(folder, image_file, output, count=10):

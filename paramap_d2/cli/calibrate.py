@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """
 Fit p = sigmoid(a * s + b) to a detector's detections of a data set, s their logits and p the probability that they are
 true (matched to an object at IoU 0.5), and fold a and b into the layer that makes s. The result is a checkpoint of the
-same detector, with the same order of detections and the same AP, whose scores mean something: at 0.5 a detection is as
-likely true as false. Beside OUT.pth are left OUT.json, all figures before and after, and OUT.png, reliability diagrams.
+same detector, with the same order of detections, and so the same AP but for scores that single precision cannot tell
+apart, whose scores mean something: at 0.5 a detection is as likely true as false. Beside OUT.pth are left OUT.json, all
+figures before and after, and OUT.png, reliability diagrams.
 """
 
 EXAMPLES = """
@@ -53,8 +54,6 @@ def main(arguments: Sequence[str]) -> int:
     if options.output.suffix != ".pth":
         raise UserError(f"--output must end in .pth, and is {options.output}")
     local = "://" not in options.weights
-    if local and not Path(options.weights).is_file():
-        raise UserError(f"--weights {options.weights} does not exist")
     if local and options.output.exists() and options.output.samefile(options.weights):
         raise UserError(f"--output {options.output} is the checkpoint to calibrate, which a training resumes from")
     from detectron2.utils.logger import setup_logger
@@ -84,9 +83,12 @@ def _of_yaml(
 ) -> tuple[nn.Module, Any]:
     """The config's detector, and its loader of the data set."""
     from paramap_d2.config import check_data, num_classes, read_config, warn_if_trained_on
+    from paramap_d2.config.stock_keys import check_stock_keys, check_weights
     from paramap_d2.engine import Trainer
 
     cfg = read_config(config_file, [*opts, "MODEL.WEIGHTS", weights], add_keys)
+    check_weights("--weights", weights)
+    check_stock_keys(cfg, eval_only=True)
     check_data([], [dataset_name], num_classes(cfg), cfg.INPUT.CHECK_IMAGES)
     warn_if_trained_on(dataset_name, cfg.DATASETS.TRAIN)
     return Trainer.build_model(cfg), Trainer.build_calibration_loader(cfg, dataset_name)
@@ -97,10 +99,13 @@ def _of_lazy_config(
 ) -> tuple[nn.Module, Any]:
     from paramap_d2.config import check_data, warn_if_trained_on
     from paramap_d2.config.lazy import dataset_names, num_classes, read_lazy_config
+    from paramap_d2.config.stock_keys import check_lazy_stock_keys, check_weights
     from paramap_d2.engine.lazy import build_calibration_loader, build_model
 
     cfg = read_lazy_config(config_file, opts)
     cfg.train.init_checkpoint = weights
+    check_weights("--weights", weights)
+    check_lazy_stock_keys(cfg, eval_only=True)
     check_data([], [dataset_name], num_classes(cfg), cfg.train.check_images)
     warn_if_trained_on(dataset_name, dataset_names(cfg, ["train"]))
     return build_model(cfg), build_calibration_loader(cfg, dataset_name)

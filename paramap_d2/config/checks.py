@@ -146,7 +146,13 @@ def has_checkpoint(folder: str) -> bool:
 
 
 def check_config(
-    cfg: CfgNode, eval_only: bool = False, resume: bool = False, fitness: bool = False, processes: int = 1
+    cfg: CfgNode,
+    eval_only: bool = False,
+    resume: bool = False,
+    fitness: bool = False,
+    processes: int = 1,
+    own_trainer: bool = False,
+    elsewhere: bool = False,
 ) -> None:
     """Everything that can be known to be wrong before a model is built, data included. Once, before processes start.
 
@@ -155,6 +161,9 @@ def check_config(
         resume: go on from the last checkpoint, if there is one.
         fitness: the AP on the first test data is a search's fitness.
         processes: that train it together.
+        own_trainer: by a trainer of the user's own, which may have other evaluators, schedules of the learning rate and
+            forms of weights; as where PROXY.TRAINER names one.
+        elsewhere: on other machines, whose GPUs are not known here.
 
     Raises:
         UserError: an output folder that cannot be written to, data that cannot be trained on, weights that are not
@@ -162,14 +171,14 @@ def check_config(
     """
     if not cfg.DATASETS.TRAIN and not eval_only:
         raise ConfigError("DATASETS.TRAIN names no data set")
-    own = bool(cfg.PROXY.TRAINER)
-    check_stock_keys(cfg, own)
+    own = own_trainer or bool(cfg.PROXY.TRAINER)
+    check_stock_keys(cfg, eval_only, own, elsewhere)
     if not fitness:
         make_output_folder(cfg.OUTPUT_DIR)
     if not (resume and has_checkpoint(cfg.OUTPUT_DIR)):
-        check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, needed=eval_only)
+        check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, needed=eval_only, content=not own)
     if not eval_only:
-        check_amp("SOLVER.AMP.ENABLED", cfg.SOLVER.AMP.ENABLED)
+        check_amp("SOLVER.AMP.ENABLED", cfg.SOLVER.AMP.ENABLED, elsewhere)
         check_solver(cfg)
         scaled = fitness or cfg.SOLVER.REFERENCE_WORLD_SIZE  # to the number of processes, by the search or Detectron2
         check_batch("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1 if scaled else processes)

@@ -30,7 +30,7 @@ from .checks import (
     has_checkpoint,
     warn_if_trained_on,
 )
-from .stock_keys import ConfigError, check_amp, check_batch, check_device, check_number, check_weights
+from .stock_keys import ConfigError, check_amp, check_batch, check_lazy_stock_keys, check_weights
 
 REQUIRED = ("model", "optimizer", "lr_multiplier", "dataloader.train", "train.max_iter")
 """What a config that can be trained defines; ``dataloader.test`` and ``dataloader.evaluator`` where it is evaluated."""
@@ -96,7 +96,8 @@ def execute(config_file: str | os.PathLike[str]) -> DictConfig:
     if not os.path.isfile(path):
         raise ConfigError(f"config file {path} does not exist")
     file = Path(path).resolve()
-    state = {str(p): p.stat().st_mtime_ns for glob in ("*.py", "*/*.py") for p in file.parent.glob(glob)}
+    files = [file, *file.parent.glob("*.py"), *file.parent.glob("*/*.py")]
+    state = {str(p): p.stat().st_mtime_ns for p in files}
     if str(file) not in _executed or _executed[str(file)][0] != state:
         importer = builtins.__import__
         try:
@@ -250,7 +251,12 @@ def dataset_names(cfg: DictConfig, splits: Sequence[str] = ("train", "test")) ->
 
 
 def check_lazy_config(
-    cfg: DictConfig, eval_only: bool = False, resume: bool = False, fitness: bool = False, processes: int = 1
+    cfg: DictConfig,
+    eval_only: bool = False,
+    resume: bool = False,
+    fitness: bool = False,
+    processes: int = 1,
+    elsewhere: bool = False,
 ) -> None:
     """Everything that can be known to be wrong before a model is built; arguments as those of ``check_config``.
 
@@ -261,18 +267,11 @@ def check_lazy_config(
 
     if not fitness:
         make_output_folder(cfg.train.output_dir)
-    check_device("train.device", cfg.train.device)
-    for split in ("train", "test"):
-        key = f"dataloader.{split}.num_workers"
-        check_number(key, OmegaConf.select(cfg, key), 0)
+    check_lazy_stock_keys(cfg, eval_only, elsewhere)
     if not (resume and has_checkpoint(cfg.train.output_dir)):
         check_weights("train.init_checkpoint", cfg.train.init_checkpoint, needed=eval_only)
     if not eval_only:
-        check_amp("train.amp.enabled", cfg.train.amp.enabled)
-        check_number("train.max_iter", cfg.train.max_iter, 1)
-        check_number("optimizer.lr", OmegaConf.select(cfg, "optimizer.lr"), 0)
-        for key in ("train.checkpointer.period", "train.log_period"):
-            check_number(key, OmegaConf.select(cfg, key), 1)
+        check_amp("train.amp.enabled", cfg.train.amp.enabled, elsewhere)
         batch = "dataloader.train.total_batch_size"
         check_batch(batch, OmegaConf.select(cfg, batch), 1 if fitness else processes)
     test = dataset_names(cfg, ["test"])

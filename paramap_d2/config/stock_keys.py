@@ -7,9 +7,14 @@ import math
 import os
 import zipfile
 from collections.abc import Iterable
+from functools import reduce
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from fvcore.common.registry import Registry
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from paramap_d2.errors import UserError
 
@@ -26,47 +31,58 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def check_number(key: str, value: float | None, least: float) -> None:
+def check_number(key: str, value: Any, least: float) -> None:
     """
     Raises:
         ConfigError: a value that is below ``least``, infinite or no number; None, one that is not known, passes.
     """
-    if value is not None and not least <= value < math.inf:
-        raise ConfigError(f"{key} must be at least {least:g}, not {value}")
+    if value is not None and not (isinstance(value, int | float) and least <= value < math.inf):
+        raise ConfigError(f"{key} must be at least {least:g}, not {value!r}")
 
 
-def check_device(key: str, device: str) -> None:
+def check_device(key: str, device: Any, elsewhere: bool = False) -> None:
     """
+    Args:
+        elsewhere: it is one of another machine.
+
     Raises:
         ConfigError: no device of torch's, or a GPU that is not there.
     """
     try:
         wanted = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f"{key} must be cpu, cuda or cuda:N, not {device!r}") from None
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        sees = f"{torch.cuda.device_count()} GPUs" if torch.cuda.is_available() else "no GPU"
-        raise ConfigError(f"{key} is {device}, and torch sees {sees}: leave it out, or set it to cpu")
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"{key} must be a device such as cpu or cuda, not {device!r}") from None
+    count = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= count and not elsewhere:
+        mend = (
+            f"torch sees {count} GPUs, from cuda:0 on" if count else "torch sees no GPU: leave it out, or set it to cpu"
+        )
+        raise ConfigError(f"{key} is {device}, and {mend}")
 
 
-def check_gpus(count: int) -> None:
+def check_gpus(count: int, eval_only: bool = False) -> None:
     """
     Args:
         count: of this machine's processes, each with a GPU of its own; 0 or 1 where one process may train on the CPU.
+        eval_only: which several processes can do on a CPU, too.
 
     Raises:
         ConfigError: there are not so many.
     """
-    if count > max(1, torch.cuda.device_count()):
-        raise ConfigError(f"--num-gpus {count}: torch sees {torch.cuda.device_count()} GPUs")
+    there = torch.cuda.device_count()
+    if count > max(1, there) and (there or not eval_only):
+        raise ConfigError(f"--num-gpus {count}: torch sees {there or 'no'} GPU{'' if there == 1 else 's'}")
 
 
-def check_amp(key: str, enabled: bool) -> None:
+def check_amp(key: str, enabled: bool, elsewhere: bool = False) -> None:
     """
+    Args:
+        elsewhere: it is trained on other machines.
+
     Raises:
         ConfigError: Detectron2 trains with mixed precision on GPUs alone, and there is none.
     """
-    if enabled and not torch.cuda.is_available():
+    if enabled and not torch.cuda.is_available() and not elsewhere:
         raise ConfigError(f"{key} needs a GPU, and torch sees none: set it to False")
 
 
@@ -84,12 +100,13 @@ def check_batch(key: str, images: int | None, processes: int = 1) -> None:
         raise ConfigError(f"{key} {images} must be a multiple of the number of GPUs, {processes}")
 
 
-def check_weights(key: str, path: str, needed: bool = False) -> None:
+def check_weights(key: str, path: str, needed: bool = False, content: bool = True) -> None:
     """Whether weights to start from are there, where a path can say.
 
     Args:
         key: of the config, for the message.
         needed: no path is a mistake, too.
+        content: look into the file; not where a trainer of the user's own may know another form.
 
     Raises:
         ConfigError: names the key and the file.
@@ -100,20 +117,22 @@ def check_weights(key: str, path: str, needed: bool = False) -> None:
         return
     path = path.partition("?")[0]
     if not os.path.isfile(path):
-        raise ConfigError(f"{key} is {path}, which does not exist")
-    with open(path, "rb") as file:
-        pickled = file.read(1) == b"\x80"
-    if not pickled and not zipfile.is_zipfile(path):
-        raise ConfigError(f"{key} is {path}, which is no checkpoint, or not a whole one")
+        raise ConfigError(f"{key} is {path}, which {'is a folder' if os.path.isdir(path) else 'does not exist'}")
+    if content and not path.endswith(".pkl"):  # those have had many forms
+        with open(path, "rb") as file:
+            pickled = file.read(1) == b"\x80"
+        if not pickled and not zipfile.is_zipfile(path):
+            raise ConfigError(f"{key} is {path}, which is no checkpoint, or not a whole one")
 
 
-def check_stock_keys(cfg: CfgNode, own_trainer: bool = False) -> None:
+def check_stock_keys(cfg: CfgNode, eval_only: bool = False, own_trainer: bool = False, elsewhere: bool = False) -> None:
     """Keys whose parts do not go with every detector or image, names that nobody registered, a GPU that is not there.
 
     Args:
         own_trainer: of the user's, which may know more learning rate schedules.
+        elsewhere: it is trained on other machines.
     """
-    check_device("MODEL.DEVICE", cfg.MODEL.DEVICE)
+    check_device("MODEL.DEVICE", cfg.MODEL.DEVICE, elsewhere)
     _check_names(cfg)
     check_number("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0)
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
@@ -126,8 +145,23 @@ def check_stock_keys(cfg: CfgNode, own_trainer: bool = False) -> None:
 
         check_format(cfg.INPUT.FORMAT)
     name = cfg.SOLVER.LR_SCHEDULER_NAME
-    if name not in SCHEDULES and not own_trainer:
+    if name not in SCHEDULES and not own_trainer and not eval_only:
         raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME must be one of {', '.join(SCHEDULES)}, not {name!r}")
+
+
+def check_lazy_stock_keys(cfg: DictConfig, eval_only: bool = False, elsewhere: bool = False) -> None:
+    """The same of a LazyConfig, as far as it has what can be asked: a value may be a call of the user's own."""
+    check_device("train.device", cfg.train.device or "cpu", elsewhere)
+    least = {"dataloader.train.num_workers": 0, "dataloader.test.num_workers": 0}
+    if not eval_only:
+        least |= {"train.max_iter": 1, "optimizer.lr": 0, "train.checkpointer.period": 1, "train.log_period": 1}
+    for key, number in least.items():
+        try:
+            value = OmegaConf.select(cfg, key)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}: {' '.join(str(error).split())}") from None
+        if not isinstance(value, DictConfig):
+            check_number(key, value, number)
 
 
 def check_solver(cfg: CfgNode) -> None:
@@ -139,46 +173,47 @@ def check_solver(cfg: CfgNode) -> None:
 
 
 def _check_names(cfg: CfgNode) -> None:
-    """Whether somebody registered what the config's detector is made of."""
-    from detectron2.modeling import (
-        ANCHOR_GENERATOR_REGISTRY,
-        BACKBONE_REGISTRY,
-        META_ARCH_REGISTRY,
-        ROI_BOX_HEAD_REGISTRY,
-        ROI_HEADS_REGISTRY,
-        ROI_KEYPOINT_HEAD_REGISTRY,
-        ROI_MASK_HEAD_REGISTRY,
-        RPN_HEAD_REGISTRY,
-    )
-    from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+    """Whether somebody registered what the config's detector is made of. What a part of the user's own makes of the
+    keys is not known: it may have no use for the names that are left in them, or other ones."""
+    from detectron2 import modeling as stock
+    from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 
     import paramap_d2.modeling  # noqa: F401  registers the project's
 
-    model = cfg.MODEL
-    rois = model.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN")
-    proposals = rois or model.META_ARCHITECTURE == "ProposalNetwork"
-    precomputed = model.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals"
-    for used, key, name, registry in (
-        (True, "META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
-        (True, "BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
-        (True, "ANCHOR_GENERATOR.NAME", model.ANCHOR_GENERATOR.NAME, ANCHOR_GENERATOR_REGISTRY),
-        (proposals, "RPN.HEAD_NAME", model.RPN.HEAD_NAME, RPN_HEAD_REGISTRY),
-        (
-            proposals and not precomputed,
-            "PROPOSAL_GENERATOR.NAME",
-            model.PROPOSAL_GENERATOR.NAME,
-            PROPOSAL_GENERATOR_REGISTRY,
-        ),
-        (rois, "ROI_HEADS.NAME", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
-        (rois and model.ROI_BOX_HEAD.NAME, "ROI_BOX_HEAD.NAME", model.ROI_BOX_HEAD.NAME, ROI_BOX_HEAD_REGISTRY),
-        (rois and model.MASK_ON, "ROI_MASK_HEAD.NAME", model.ROI_MASK_HEAD.NAME, ROI_MASK_HEAD_REGISTRY),
-        (
-            rois and model.KEYPOINT_ON,
-            "ROI_KEYPOINT_HEAD.NAME",
-            model.ROI_KEYPOINT_HEAD.NAME,
-            ROI_KEYPOINT_HEAD_REGISTRY,
-        ),
-    ):
-        if used and name not in registry:
-            hint = did_you_mean(name, (known for known, _ in registry)) or "; import the module of your own that does"
-            raise ConfigError(f"MODEL.{key} is {name}, which nobody registered{hint}")
+    def check(key: str, registry: Registry) -> type | None:
+        """What the name is of, None where that is the user's own."""
+        name = reduce(getattr, key.split("."), cfg)
+        if name not in registry:
+            raise ConfigError(
+                f"{key} is {name!r}, which nobody registered{did_you_mean(name, (known for known, _ in registry))} "
+                "(One of your own: import its module first.)"
+            )
+        found = registry.get(name)
+        known = isinstance(found, type) and found.__module__.split(".")[0] in ("detectron2", "paramap_d2")
+        return found if known else None
+
+    detector = check("MODEL.META_ARCHITECTURE", stock.META_ARCH_REGISTRY)
+    if detector is None:
+        return
+    check("MODEL.BACKBONE.NAME", stock.BACKBONE_REGISTRY)
+    if issubclass(detector, stock.SemanticSegmentor | stock.PanopticFPN):
+        check("MODEL.SEM_SEG_HEAD.NAME", stock.SEM_SEG_HEADS_REGISTRY)
+    if issubclass(detector, stock.RetinaNet):
+        check("MODEL.ANCHOR_GENERATOR.NAME", stock.ANCHOR_GENERATOR_REGISTRY)
+    if not issubclass(detector, stock.GeneralizedRCNN | stock.ProposalNetwork):
+        return
+    if cfg.MODEL.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+        generator = check("MODEL.PROPOSAL_GENERATOR.NAME", PROPOSAL_GENERATOR_REGISTRY)
+        if generator is not None and issubclass(generator, RPN):
+            check("MODEL.RPN.HEAD_NAME", stock.RPN_HEAD_REGISTRY)
+            check("MODEL.ANCHOR_GENERATOR.NAME", stock.ANCHOR_GENERATOR_REGISTRY)
+    if not issubclass(detector, stock.GeneralizedRCNN):
+        return
+    heads = check("MODEL.ROI_HEADS.NAME", stock.ROI_HEADS_REGISTRY)
+    if heads is None or not issubclass(heads, stock.StandardROIHeads):
+        return
+    check("MODEL.ROI_BOX_HEAD.NAME", stock.ROI_BOX_HEAD_REGISTRY)
+    if cfg.MODEL.MASK_ON:
+        check("MODEL.ROI_MASK_HEAD.NAME", stock.ROI_MASK_HEAD_REGISTRY)
+    if cfg.MODEL.KEYPOINT_ON:
+        check("MODEL.ROI_KEYPOINT_HEAD.NAME", stock.ROI_KEYPOINT_HEAD_REGISTRY)

@@ -67,11 +67,15 @@ def _line(error: Exception, cfg: CfgNode) -> str:
     line = " ".join(text.split()) or type(error).__name__
     if unknown := re.search(r"Non-existent (?:config )?key: ([\w.]+)$", line):
         return line + did_you_mean(unknown[1], _keys(cfg))
-    if kinds := re.search(r"\(<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. ([^ ]+)\) for", line):
-        match kinds.groups():
-            case "tuple", "str", name:
-                return f"{line}; write it \"('{name}',)\""
-            case "float", "int", number:
+    mismatch = r"\(<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. ([^ ]+)\) for config key: ([\w.]+)$"
+    if found := re.search(mismatch, line):
+        match found.groups():
+            case "tuple", "str", names, key if key.startswith("DATASETS."):
+                listed = "', '".join(names.split(","))
+                return f"{line}; write it \"('{listed}',)\""
+            case "tuple", "int" | "float", number, _:
+                return f'{line}; write it "({number},)"'
+            case "float", "int", number, _:
                 return f"{line}; write it {number}.0"
     return line
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,9 +44,11 @@ class TrainedCheckpointer(DetectionCheckpointer):
         except UserError as error:
             raise UserError(f"the weights {path} are not this config's: {error}") from None
         except Exception as error:  # torch and pickle raise all sorts
-            raise UserError(f"cannot load {path}: {' '.join(str(error).split())[:200]}") from None
+            raise UserError(f"cannot load {path}: {_reason(error)}") from None
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if not isinstance(checkpoint.get("model"), Mapping):
+            raise UserError("it holds no model's weights")
         incompatible = super()._load_model(checkpoint)
         for name, there, wanted in incompatible.incorrect_shapes:
             raise UserError(f"{name} has the shape {list(there)} there, and the config's model {list(wanted)}")
@@ -66,7 +70,7 @@ def check_resumable(model: nn.Module, optimizer: torch.optim.Optimizer, path: st
     try:
         saved = torch.load(path, map_location="cpu", mmap=True)
     except Exception as error:  # torch and pickle raise all sorts
-        raise UserError(f"cannot go on from {path}: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"cannot go on from {path}: {_reason(error)}") from None
     mend = "resume with the config that it was trained with, or train into another output folder"
     weights = {_plain(name): value for name, value in saved.get("model", {}).items()}
     names = {}
@@ -87,6 +91,12 @@ def check_resumable(model: nn.Module, optimizer: torch.optim.Optimizer, path: st
                 if key in STATES and isinstance(value, Tensor) and value.shape != parameter.shape:
                     what = f"{key} of {names.get(parameter, 'a parameter')}"
                     raise UserError(f"cannot go on from {path}: {_shapes(what, value, parameter)}: {mend}")
+
+
+def _reason(error: Exception) -> str:
+    """In one line; torch comes to the point after what it says of its versions and options."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return text.partition("WeightsUnpickler error: ")[2][:200] or text[:200] or type(error).__name__
 
 
 def _plain(name: str) -> str:

@@ -19,7 +19,7 @@ import paramap_d2.modeling  # noqa: F401  registers the models
 from paramap_d2.config.lazy import test_loader_of, without_backbone_weights
 
 from .calibration import CalibrationHook
-from .checkpoint import check_resumable, last_checkpoint
+from .checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint
 from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
 from .trained_loss import TrainedLoss
 
@@ -49,6 +49,27 @@ def check_resume(cfg: DictConfig) -> None:
     if path := last_checkpoint(cfg.train.output_dir):
         model = instantiate(cfg.model)
         check_resumable(model, build_optimizer(cfg, model), path)
+
+
+def load_trained(cfg: DictConfig, model: torch.nn.Module, resume: bool = False) -> dict[str, Any]:
+    """Load the weights that the config's model was trained to.
+
+    Args:
+        resume: those of the last checkpoint in the output folder, if there is one.
+
+    Returns:
+        what the checkpoint holds beside the weights.
+
+    Raises:
+        UserError: see :class:`~paramap_d2.engine.checkpoint.TrainedCheckpointer`.
+    """
+    checkpointer = TrainedCheckpointer(model, cfg.train.output_dir)
+    return checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+
+
+def check_trained(cfg: DictConfig, resume: bool = False) -> None:
+    """Whether :func:`load_trained` will do, asked before several processes are started."""
+    load_trained(cfg, instantiate(without_backbone_weights(cfg.model)), resume)
 
 
 def build_trainer(cfg: DictConfig) -> SimpleTrainer:

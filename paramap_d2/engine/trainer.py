@@ -20,7 +20,7 @@ import paramap_d2.modeling  # noqa: F401  registers the models
 from paramap_d2.data import build_evaluator, build_train_mapper
 
 from .calibration import CalibrationHook
-from .checkpoint import check_resumable, last_checkpoint
+from .checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint
 from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
 from .solver import lr_factors
 from .trained_loss import TrainedLoss
@@ -43,11 +43,27 @@ class Trainer(DefaultTrainer):
             UserError: see :func:`~paramap_d2.engine.checkpoint.check_resumable`.
         """
         if path := last_checkpoint(cfg.OUTPUT_DIR):
-            cfg = cfg.clone()
-            cfg.defrost()
-            cfg.MODEL.DEVICE = "cpu"
+            cfg = _on_cpu(cfg)
             model = cls.build_model(cfg)
             check_resumable(model, cls.build_optimizer(cfg, model), path)
+
+    @classmethod
+    def build_trained(cls, cfg: CfgNode, resume: bool = False) -> tuple[torch.nn.Module, dict[str, Any]]:
+        """The config's detector as it was trained, and what its checkpoint holds beside the weights.
+
+        Args:
+            resume: of the last checkpoint in the output folder, if there is one.
+
+        Raises:
+            UserError: see :class:`~paramap_d2.engine.checkpoint.TrainedCheckpointer`.
+        """
+        model = cls.build_model(cfg)
+        return model, TrainedCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+
+    @classmethod
+    def check_trained(cls, cfg: CfgNode, resume: bool = False) -> None:
+        """Whether :meth:`build_trained` will do, asked before several processes are started."""
+        cls.build_trained(_on_cpu(cfg), resume)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As DefaultTrainer's. Raises UserError where the last checkpoint is of another model."""
@@ -110,3 +126,10 @@ class Trainer(DefaultTrainer):
         kind = {"SGD": torch.optim.SGD, "ADAMW": torch.optim.AdamW}[cfg.SOLVER.OPTIMIZER]
         optimizer = maybe_add_gradient_clipping(cfg, kind)(params, **options)
         return fused_on_cpu(optimizer) if cfg.MODEL.PARAM_AP.FAST_CPU else optimizer
+
+
+def _on_cpu(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg

@@ -24,7 +24,7 @@ SCRIPT = "YOUR_TRAINING_SCRIPT.py"
 
 def training_command(settings: Mapping[str, Any], loss: Path, output: Path) -> str:
     """The command that trains a search's config with a loss file, as long as the config says; by the user's own script
-    where the search needed modules of the user's, which the project's do not import."""
+    where the search needed modules or a trainer of the user's, which the project's do not know."""
     own = settings.get("options") or {}  # with absolute paths, where the store is not of an older version
     config = str(own.get("config_file") or settings.get("config_file") or "CONFIG")
     opts = [str(option) for option in own.get("opts") or settings.get("opts") or []]
@@ -33,7 +33,8 @@ def training_command(settings: Mapping[str, Any], loss: Path, output: Path) -> s
         ours = [*(f"{key}={loss}" for key in settings["loss_keys"]), f"train.output_dir={output}"]
     else:
         ours = ["MODEL.PARAM_AP.LOSS", str(loss), "OUTPUT_DIR", str(output)]
-    script = ["python", SCRIPT] if settings.get("imports") else ["paramap", "train-lazy" if lazy else "train"]
+    by_own = settings.get("imports") or (settings.get("config") or {}).get("PROXY.TRAINER")
+    script = ["python", SCRIPT] if by_own else ["paramap", "train-lazy" if lazy else "train"]
     return shlex.join([*script, "--config-file", _from_here(config), *_of_whole_trainings(opts, lazy), *ours])
 
 

@@ -65,7 +65,8 @@ def run_search(options: SearchOptions) -> Candidate:
     folder = Path(options.output_dir)
     schedule = _schedule(options)
     processes = _processes(options)
-    config = read_proxy_config(options.config_file, options.opts, options.imports, processes)
+    elsewhere = options.executor == "ray"
+    config = read_proxy_config(options.config_file, options.opts, options.imports, processes, elsewhere)
     searched, fixed = _searched_and_fixed(options, config.heads)
     space = SearchSpace(searched, options.points, options.mode, options.fix_grad_scale, fixed)
     before = _stored_settings(folder) if options.resume else {}

@@ -19,8 +19,7 @@ with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch'
 from paramap_d2.config import check_gpus
 from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
 from paramap_d2.engine.calibration import warn_if_uncalibrated
-from paramap_d2.engine.checkpoint import TrainedCheckpointer
-from paramap_d2.engine.lazy import build_model, check_resume, evaluate, train
+from paramap_d2.engine.lazy import build_model, check_resume, check_trained, evaluate, load_trained, train
 from paramap_d2.errors import exit_status
 
 
@@ -30,8 +29,7 @@ def main(args):
     if not args.eval_only:
         return train(cfg, args.resume)
     model = create_ddp_model(build_model(cfg))
-    checkpointer = TrainedCheckpointer(model, cfg.train.output_dir)
-    warn_if_uncalibrated(model, checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume))
+    warn_if_uncalibrated(model, load_trained(cfg, model, args.resume))
     return evaluate(cfg, model)
 
 
@@ -41,10 +39,13 @@ def command():
     if not args.config_file:
         parser.error("--config-file is needed")
     check_gpus(args.num_gpus)
+    processes = args.num_gpus * args.num_machines
     cfg = read_lazy_config(args.config_file, args.opts)
-    check_lazy_config(cfg, args.eval_only, args.resume, processes=args.num_gpus * args.num_machines)
+    check_lazy_config(cfg, args.eval_only, args.resume, processes=processes)
     if args.resume and not args.eval_only:
         check_resume(cfg)
+    if args.eval_only and processes > 1:  # whose errors are tracebacks
+        check_trained(cfg, args.resume)
     launch(
         main,
         args.num_gpus,

@@ -20,7 +20,6 @@ with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch'
 from paramap_d2.config import check_config, check_gpus, read_config
 from paramap_d2.engine import Trainer
 from paramap_d2.engine.calibration import warn_if_uncalibrated
-from paramap_d2.engine.checkpoint import TrainedCheckpointer
 from paramap_d2.errors import exit_status
 
 
@@ -34,9 +33,8 @@ def setup(args):
 def main(args):
     cfg = setup(args)
     if args.eval_only:
-        model = Trainer.build_model(cfg)
-        checkpointer = TrainedCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        warn_if_uncalibrated(model, checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume))
+        model, checkpoint = Trainer.build_trained(cfg, args.resume)
+        warn_if_uncalibrated(model, checkpoint)
         results = Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
             results.update(Trainer.test_with_TTA(cfg, model))
@@ -53,11 +51,14 @@ def command():
     args = parser.parse_args()
     if not args.config_file:
         parser.error("--config-file is needed")
-    check_gpus(args.num_gpus)
+    check_gpus(args.num_gpus, args.eval_only)
+    processes = args.num_gpus * args.num_machines
     cfg = read_config(args.config_file, args.opts)
-    check_config(cfg, args.eval_only, args.resume, processes=args.num_gpus * args.num_machines)
+    check_config(cfg, args.eval_only, args.resume, processes=processes)
     if args.resume and not args.eval_only:
         Trainer.check_resume(cfg)
+    if args.eval_only and processes > 1:  # whose errors are tracebacks
+        Trainer.check_trained(cfg, args.resume)
     launch(
         main,
         args.num_gpus,

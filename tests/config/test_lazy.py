@@ -56,6 +56,9 @@ def test_a_config_in_yaml_of_a_training(tmp_path):
     """As a training leaves its own; no Python file is beside it."""
     (tmp_path / "config.yaml").write_text("model: {a: 1}\n")
     assert execute(tmp_path / "config.yaml").model.a == 1
+    (tmp_path / "config.yaml").write_text("model: {a: 2}\n")
+    os.utime(tmp_path / "config.yaml", ns=(1, 1))  # whatever the clock's grain
+    assert execute(tmp_path / "config.yaml").model.a == 2
 
 
 def test_a_yaml_config_is_for_the_other_script():

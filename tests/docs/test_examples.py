@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from detectron2.data.datasets import register_coco_instances
 
 from paramap_d2 import cli
 from paramap_d2.losses import load_loss
@@ -163,6 +164,11 @@ def test_fine_tuned_from_a_stock_checkpoint_then_drawn_and_served(own_data):
     assert [x["score"] for x in found] == sorted((x["score"] for x in found), reverse=True)
     serving.main("out", image, "drawn.png", 7)
     assert (cv2.imread("drawn.png") != cv2.imread(image)).any()
+    assert serving.class_names("tune_val").thing_classes == ["circle", "square", "triangle"]
+    register_coco_instances("gone_train", {}, "my_data/gone.json", "my_data/images")  # as where it is copied to
+    for name in ("gone_train", "of_another_machine"):
+        assert not serving.class_names(name).get("thing_classes")
+    assert serving.class_names("coco_2017_train").thing_classes[0] == "person"
 
 
 def test_torchvisions_retinanet_learns(own_data):

@@ -117,7 +117,20 @@ def test_a_detector_is_used_with_its_own_weights_alone(other, message, tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_cannot_be_read(tmp_path):
-    (tmp_path / "x.pth").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(UserError, match="cannot load .*x.pth: "):
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"PK\x03\x04 cut off", "cannot load .*x.pth: "),
+        (["a", "list"], "x.pth are not this config's: it holds no model's weights|cannot load .*x.pth: "),
+        ({"model": "later"}, "x.pth are not this config's: it holds no model's weights"),
+        ({"model": {}, "made_by": UserError("x")}, "cannot load .*x.pth: Unsupported global: GLOBAL paramap_d2.errors"),
+    ],
+)
+def test_weights_that_cannot_be_read(content, message, tmp_path):
+    if isinstance(content, bytes):
+        (tmp_path / "x.pth").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=message) as caught:
         TrainedCheckpointer(net()).load(str(tmp_path / "x.pth"))
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)

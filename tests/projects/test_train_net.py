@@ -44,11 +44,16 @@ def test_train_resume_and_eval_only(tmp_path, tiny):
     done = train(*start, "--eval-only", *tiny, "OUTPUT_DIR", tmp_path / "eval", "MODEL.WEIGHTS", weights)
     assert "copypaste: AP,AP50,AP75,APs,APm,APl" in done.stdout + done.stderr
     assert not (tmp_path / "eval" / "model_final.pth").exists()
+    other = ["--eval-only", *tiny, "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "x"]
+    for processes in (1, 2):
+        done = train(*start, "--num-gpus", processes, *other, code=2)
+        assert "error: the weights" in done.stderr and "model_final.pth are not this config's: " in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
 def test_two_ranks(tmp_path, tiny):
-    # gloo: Detectron2's own launcher asks for as many GPUs as ranks.
+    # gloo: Detectron2's own wraps a model for the rank's GPU.
     code = f"""
 import os
 import sys

@@ -43,10 +43,7 @@ def test_the_length_of_proxies_is_not_that_of_a_training(config, opts, kept):
     assert words(config_file=config, opts=opts)[2:] == ["--config-file", config, *kept, *loss]
 
 
-def test_modules_of_ones_own_are_imported_by_a_script_of_ones_own():
-    assert words(config_file="c.yaml", imports=["mine"])[:4] == [
-        "python",
-        "YOUR_TRAINING_SCRIPT.py",
-        "--config-file",
-        "c.yaml",
-    ]
+@pytest.mark.parametrize("own", [{"imports": ["mine"]}, {"config": {"PROXY.TRAINER": "mine:Trainer"}}])
+def test_what_is_ones_own_is_trained_by_a_script_of_ones_own(own):
+    assert words(config_file="c.yaml", **own)[:4] == ["python", "YOUR_TRAINING_SCRIPT.py", "--config-file", "c.yaml"]
+    assert words(config_file="c.yaml", imports=[], config={"PROXY.TRAINER": ""})[0] == "paramap"

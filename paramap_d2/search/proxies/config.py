@@ -63,20 +63,25 @@ class ProxyConfig(Protocol):
 
 
 def read_proxy_config(
-    config_file: str | os.PathLike[str], opts: Sequence[str] = (), imports: Sequence[str] = (), processes: int = 1
+    config_file: str | os.PathLike[str],
+    opts: Sequence[str] = (),
+    imports: Sequence[str] = (),
+    processes: int = 1,
+    elsewhere: bool = False,
 ) -> ProxyConfig:
     """A config file (.py: a LazyConfig) with its proxy options and those given, which have the last word.
 
     Args:
         imports: modules to import before the config is read, and in every process that trains it.
         processes: that train one proxy together.
+        elsewhere: on other machines, whose GPUs are not known here.
 
     Raises:
         UserError: it cannot be read, its data is not there, its detector has no loss to search, nothing evaluates it,
             its batch cannot be shared among the processes.
     """
     kind = LazyProxyConfig if os.fspath(config_file).endswith(".py") else YamlProxyConfig
-    return kind.read(config_file, opts, UserCode.named(imports), processes)
+    return kind.read(config_file, opts, UserCode.named(imports), processes, elsewhere)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,12 @@ class YamlProxyConfig:
 
     @classmethod
     def read(
-        cls, config_file: str | os.PathLike[str], opts: Sequence[str], code: UserCode, processes: int = 1
+        cls,
+        config_file: str | os.PathLike[str],
+        opts: Sequence[str],
+        code: UserCode,
+        processes: int = 1,
+        elsewhere: bool = False,
     ) -> YamlProxyConfig:
         from paramap_d2.config import check_config, detector_heads, merge_options, parse_config, read_config
 
@@ -103,16 +113,16 @@ class YamlProxyConfig:
         merge_options(cfg, cfg.PROXY.OPTS)
         merge_options(cfg, opts)
         cfg.VIS_PERIOD = 0
+        if cfg.PROXY.TRAINER:
+            code.trainer(cfg.PROXY.TRAINER)  # its module may register what the config names
         cfg.MODEL.PARAM_AP.END_LOSS = _no_end_loss("MODEL.PARAM_AP.END_LOSS", cfg.MODEL.PARAM_AP.END_LOSS)
         heads = detector_heads(cfg)
         if not heads:
             raise _no_loss(config_file, cfg.MODEL.META_ARCHITECTURE)
         if not cfg.DATASETS.TEST:
             raise UserError("DATASETS.TEST names no data set, and a fitness needs one")
-        check_config(cfg, fitness=True, processes=processes)
+        check_config(cfg, fitness=True, processes=processes, elsewhere=elsewhere)
         cfg = _of_a_proxy(cfg, processes)
-        if cfg.PROXY.TRAINER:
-            code.trainer(cfg.PROXY.TRAINER)
         own = ("OUTPUT_DIR", "SEED", "MODEL.DEVICE", "PROXY.OPTS", "MODEL.PARAM_AP.CALIBRATE_ON", *cls.loss_keys)
         own += ("SOLVER.CHECKPOINT_PERIOD", "MODEL.PARAM_AP.END_LOSS", "MODEL.PARAM_AP.END_LOSS_FROM")
         settings = _without(_flat(cfg), own) | _shared(processes, "SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
@@ -213,7 +223,12 @@ class LazyProxyConfig:
 
     @classmethod
     def read(
-        cls, config_file: str | os.PathLike[str], opts: Sequence[str], code: UserCode, processes: int = 1
+        cls,
+        config_file: str | os.PathLike[str],
+        opts: Sequence[str],
+        code: UserCode,
+        processes: int = 1,
+        elsewhere: bool = False,
     ) -> LazyProxyConfig:
         import cloudpickle
 
@@ -229,7 +244,7 @@ class LazyProxyConfig:
         if not heads:
             detector = lazy_config.target(cfg.model)
             raise _no_loss(config_file, getattr(detector, "__name__", str(detector)))
-        lazy_config.check_lazy_config(cfg, fitness=True, processes=processes)
+        lazy_config.check_lazy_config(cfg, fitness=True, processes=processes, elsewhere=elsewhere)
         for part in ("test", "evaluator"):
             if part not in cfg.dataloader:
                 raise UserError(f"config {config_file} defines no dataloader.{part}, and a fitness needs one")
