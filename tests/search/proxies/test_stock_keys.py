@@ -1,12 +1,14 @@
 """Keys of Detectron2's own that a proxy cannot follow as they are: followed otherwise, and said."""
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 from detectron2.engine import hooks
+from detectron2.modeling import BACKBONE_REGISTRY
 
-from paramap_d2.config import parse_config
+from paramap_d2.config import ConfigError, parse_config
 from paramap_d2.model_zoo import get_config_file
 from paramap_d2.search.proxies.config import read_proxy_config
 
@@ -61,3 +63,35 @@ def test_precise_bn(tiny, caplog, enabled, tmp_path):
     cfg.OUTPUT_DIR = str(tmp_path)
     trainer = proxy._trainer(cfg)(cfg)
     assert any(isinstance(hook, hooks.PreciseBN) for hook in trainer._hooks) == enabled
+
+
+@pytest.mark.parametrize(
+    "config, opts",
+    [
+        ("shapes_retinanet_R_18_FPN.yaml", ["MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", "True"]),
+        ("lazy/shapes_retinanet_R_18_FPN.py", ["train.device=cuda", "train.amp.enabled=True"]),
+    ],
+)
+def test_gpus_of_a_cluster_are_not_looked_for_here(config, opts, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="is cuda, and torch sees no GPU"):
+        read_proxy_config(get_config_file(config), opts)
+    assert read_proxy_config(get_config_file(config), opts, elsewhere=True).heads == ("dense",)
+
+
+def test_a_trainers_module_may_register_what_the_config_names(tmp_path, monkeypatch):
+    (tmp_path / "own_trainer_toy.py").write_text(
+        "from detectron2.modeling import BACKBONE_REGISTRY\n"
+        "from paramap_d2.engine import Trainer as Stock\n"
+        "@BACKBONE_REGISTRY.register()\n"
+        "def own_backbone_toy(cfg, shape): ...\n"
+        "class Trainer(Stock): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    opts = ["PROXY.TRAINER", "own_trainer_toy:Trainer", "MODEL.BACKBONE.NAME", "own_backbone_toy"]
+    try:
+        assert read_proxy_config(get_config_file("shapes_retinanet_R_18_FPN.yaml"), opts).own_evaluator
+    finally:
+        BACKBONE_REGISTRY._obj_map.pop("own_backbone_toy", None)
+        sys.modules.pop("own_trainer_toy", None)
