@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from paramap_d2.errors import UserError
+
+LATE = "options come before the first KEY VALUE"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -47,14 +50,21 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=help)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        self._given = sys.argv[1:] if args is None else list(args)
         options = super().parse_args(args, namespace)
-        for option in getattr(options, "opts", ()):
+        opts = getattr(options, "opts", ())
+        for option in opts:
             if option.split("=")[0] in self._option_string_actions:
-                self.error(f"{option.split('=')[0]}: options come before the first KEY VALUE")
+                self.error(f"{option.split('=')[0]}: {LATE}, which {opts[0]} was taken for")
         return options
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
+        required, _, names = message.partition(": ")
+        given = {word.split("=")[0] for word in self._given}
+        late = [name for name in names.split(", ") if name in given]
+        if required == "the following arguments are required" and late:
+            message = f"{late[0]}: {LATE}, which a word before it was taken for"
         if message.startswith("unrecognized arguments: "):
             near = difflib.get_close_matches(message.split()[2], self._option_string_actions, n=1)
             message += f"; did you mean {near[0]}?" if near else ""

@@ -32,7 +32,9 @@ def test_options_of_a_config_come_last(parser):
         (["--loaves", "1", "--hours", "soon"], "--hours: must be a positive number, not soon"),
         (["--loaves", "1", "--hto"], "unrecognized arguments: --hto; did you mean --hot?"),
         (["--loaves", "1", "--loa", "2"], "unrecognized arguments: --loa"),  # abbreviations would change meaning
-        (["--loaves", "1", "KEY", "VALUE", "--hot"], "--hot: options come before the first KEY VALUE"),
+        (["--loaves", "1", "KEY", "VALUE", "--hot"], "--hot: options come before the first KEY VALUE, which KEY was"),
+        (["white", "--loaves", "1"], "--loaves: options come before the first KEY VALUE, which a word before it was"),
+        (["white", "--loaves=1"], "--loaves: options come before the first KEY VALUE, which a word before it was"),
         (["--loaves", "1", "KEY", "VALUE", "--hours=2"], "--hours: options come before the first KEY VALUE"),
     ],
 )
