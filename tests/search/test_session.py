@@ -120,7 +120,7 @@ def test_real_proxies_repeated_stopped_and_trained_longer(tmp_path, tiny):
             "FloatingPointError: Loss became infinite",
         ),
         (["MODEL.RETINANET.SCORE_THRESH_TEST", "1.5"], "no detections", "", "finds nothing"),
-        (["MODEL.BACKBONE.NAME", "build_nothing"], "failed", "exception", "KeyError: .*build_nothing"),
+        (["MODEL.FPN.NORM", "nothing"], "failed", "exception", "KeyError: .*nothing"),
     ],
 )
 def test_failures_are_told_apart(tmp_path, tiny, opts, status, cause, error):
