@@ -195,10 +195,11 @@ class Plan:
     def _losses(self, detector: str) -> tuple[list[str], list[str]]:
         """Baselines and others of the comparisons of whole trainings."""
         mine = searched(self.dataset, detector)
+        ended = ["retinanet-coco-linear", *(["retinanet-coco-searched"] if self.dataset == "bccd" else [])]
         return {
             "retinanet": (
                 ["focal-l1", "focal-giou", "ap-loss", "rank-sort"],
-                ["retinanet-coco", "retinanet-coco-linear", "retinanet-coco-l1", "square", mine],
+                ["retinanet-coco", *ended, "retinanet-coco-l1", "square", mine],
             ),
             "faster_rcnn": (["ce-l1"], ["fasterrcnn-coco", "square", mine]),
             "deformable_detr": (["focal-l1-giou"], ["square", mine]),

@@ -44,9 +44,13 @@ BASELINES: dict[str, dict[str, list[Any]]] = {
 }
 """Losses that are not this project's, by detector: the config's keys that make them."""
 
+SEARCHED_END = str(RESULTS / "losses" / "bccd_retinanet_end.json")
+"""Of a search whose proxies begin where the published loss has trained for half of the iterations (docs/results.md)."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "retinanet-coco-l1": {"LOSS": "retinanet-coco", "QUALITY": "l1"},
     "retinanet-coco-linear": {"LOSS": "retinanet-coco", "END_LOSS": "linear", "END_LOSS_FROM": 0.5},
+    "retinanet-coco-searched": {"LOSS": "retinanet-coco", "END_LOSS": SEARCHED_END, "END_LOSS_FROM": 0.5},
 }
 """The published losses with another box quality, or with another loss for the end of a training: keys of
 MODEL.PARAM_AP by the name that they have here."""
