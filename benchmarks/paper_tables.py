@@ -97,7 +97,7 @@ def is_wanted(training: Any, only: Mapping[str, set[str]]) -> bool:
 
 def unknown_values(trainings: Sequence[Any], only: Mapping[str, set[str]]) -> str:
     """What --only asks for that no training of a table has, and what they have; "" if there is nothing."""
-    for name, texts in only.items():
+    for name, texts in only.items() if trainings else ():
         values = dict.fromkeys(getattr(training, name) for training in trainings)
         for text in sorted(texts):
             if not any(_same(value, text) for value in values):

@@ -53,15 +53,17 @@ def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     if options.output.suffix != ".pth":
         raise UserError(f"--output must end in .pth, and is {options.output}")
-    local = "://" not in options.weights
-    if local and options.output.exists() and options.output.samefile(options.weights):
-        raise UserError(f"--output {options.output} is the checkpoint to calibrate, which a training resumes from")
     from detectron2.utils.logger import setup_logger
 
+    from paramap_d2.config.stock_keys import check_weights
     from paramap_d2.engine.calibration import calibrate, save, summary
     from paramap_d2.engine.checkpoint import TrainedCheckpointer
     from paramap_d2.search.proxies.user_code import UserCode
 
+    check_weights("--weights", options.weights)
+    local = "://" not in options.weights
+    if local and options.output.exists() and options.output.samefile(options.weights.partition("?")[0]):
+        raise UserError(f"--output {options.output} is the checkpoint to calibrate, which a training resumes from")
     setup_logger()
     code = UserCode.named(options.imports)
     build = _of_lazy_config if options.config_file.endswith(".py") else _of_yaml
@@ -83,11 +85,10 @@ def _of_yaml(
 ) -> tuple[nn.Module, Any]:
     """The config's detector, and its loader of the data set."""
     from paramap_d2.config import check_data, num_classes, read_config, warn_if_trained_on
-    from paramap_d2.config.stock_keys import check_stock_keys, check_weights
+    from paramap_d2.config.stock_keys import check_stock_keys
     from paramap_d2.engine import Trainer
 
     cfg = read_config(config_file, [*opts, "MODEL.WEIGHTS", weights], add_keys)
-    check_weights("--weights", weights)
     check_stock_keys(cfg, eval_only=True)
     check_data([], [dataset_name], num_classes(cfg), cfg.INPUT.CHECK_IMAGES)
     warn_if_trained_on(dataset_name, cfg.DATASETS.TRAIN)
@@ -99,12 +100,11 @@ def _of_lazy_config(
 ) -> tuple[nn.Module, Any]:
     from paramap_d2.config import check_data, warn_if_trained_on
     from paramap_d2.config.lazy import dataset_names, num_classes, read_lazy_config
-    from paramap_d2.config.stock_keys import check_lazy_stock_keys, check_weights
+    from paramap_d2.config.stock_keys import check_lazy_stock_keys
     from paramap_d2.engine.lazy import build_calibration_loader, build_model
 
     cfg = read_lazy_config(config_file, opts)
     cfg.train.init_checkpoint = weights
-    check_weights("--weights", weights)
     check_lazy_stock_keys(cfg, eval_only=True)
     check_data([], [dataset_name], num_classes(cfg), cfg.train.check_images)
     warn_if_trained_on(dataset_name, dataset_names(cfg, ["train"]))

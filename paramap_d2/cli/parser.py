@@ -32,6 +32,7 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self._given: list[str] = []
 
     def add_import_option(self, what: str) -> None:
         """``--import MODULE``, which becomes ``imports``; ``what`` says where it is imported, and what for."""

@@ -91,11 +91,12 @@ def check_data(
     from paramap_d2.data import check_content
     from paramap_d2.data.evaluation import EVALUATED
 
-    checked, apart = check_content([*train, *test], images), ""
+    checked, named_by = check_content([*train, *test], images), {}
     if calibrated and calibrated[1] not in (*train, *test):
-        key, apart = calibrated
+        key, name = calibrated
+        named_by[name] = f"{key}: "
         try:
-            checked += check_content([apart], images)
+            checked += check_content([name], images)
         except UserError as error:
             raise ConfigError(f"{key}: {error}") from None
     for one in checked:
@@ -106,15 +107,17 @@ def check_data(
                 f"data set {one.name} has no mask (segmentation) for {one.objects - one.masks} of its {one.objects} "
                 "objects, and the config trains masks: add them, take the objects out, or train without masks"
             )
-        has, named_by = len(one.classes or ()), f"{calibrated[0]}: " if calibrated and one.name == apart else ""
+        has, where = len(one.classes or ()), named_by.get(one.name, "")
         if has and classes is not None and has != classes[1]:
             key, number = classes
             raise ConfigError(
-                f"{named_by}data set {one.name} has {has} classes, and the config's detector {number} ({key})"
+                f"{where}data set {one.name} has {has} classes, and the config's detector {number} ({key})"
             )
         kind = MetadataCatalog.get(one.name).get("evaluator_type", "coco")
-        if one.name in (*test, apart) and kind not in EVALUATED and not own_evaluator:
-            raise ConfigError(f"data set {one.name} has the evaluator type {kind}, not one of {', '.join(EVALUATED)}")
+        if one.name in (*test, *named_by) and kind not in EVALUATED and not own_evaluator:
+            raise ConfigError(
+                f"{where}data set {one.name} has the evaluator type {kind}, not one of {', '.join(EVALUATED)}"
+            )
     if fitness and not own_evaluator and not any(one.objects for one in checked if one.name in fitness):
         raise ConfigError(f"data set {' and '.join(fitness)} has no object to find, and a fitness is the AP on it")
     known = [one for one in checked if one.classes]
@@ -123,7 +126,8 @@ def check_data(
         for k, (a, b) in enumerate(zip_longest(first.classes, one.classes)):
             if a != b:
                 raise ConfigError(
-                    f"data sets {first.name} and {one.name} do not have the same classes in the same order: "
+                    f"{named_by.get(one.name, '')}data sets {first.name} and {one.name} do not have the same classes in "
+                    f"the same order: "
                     f"class {k} is {_named(a)} in {first.name} and {_named(b)} in {one.name}"
                 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import copy
-import difflib
 import inspect
 import os
 import traceback
@@ -30,7 +29,15 @@ from .checks import (
     has_checkpoint,
     warn_if_trained_on,
 )
-from .stock_keys import ConfigError, check_amp, check_batch, check_lazy_stock_keys, check_weights
+from .stock_keys import (
+    ConfigError,
+    check_amp,
+    check_batch,
+    check_lazy_stock_keys,
+    check_weights,
+    did_you_mean,
+    references_resolved,
+)
 
 REQUIRED = ("model", "optimizer", "lr_multiplier", "dataloader.train", "train.max_iter")
 """What a config that can be trained defines; ``dataloader.test`` and ``dataloader.evaluator`` where it is evaluated."""
@@ -162,7 +169,8 @@ def apply_options(cfg: DictConfig, opts: Sequence[str]) -> None:
             known = isinstance(node, ListConfig) and name.isdigit() and int(name) < len(node)
             known = known or (isinstance(node, DictConfig) and name in node)
             if not known and not (parsed.is_add() and isinstance(node, DictConfig)):
-                raise ConfigError(f"config option {option!r}: the config has no {key}{_near(cfg, key)}")
+                hint = f"{did_you_mean(key, _keys(cfg))} (+{key}=… adds it)"
+                raise ConfigError(f"config option {option!r}: the config has no {key}{hint}")
             name = int(name) if isinstance(node, ListConfig) else name
             before = node[name] if known else None
             if isinstance(before, int | float) and isinstance(value, str) and "${" not in value:
@@ -170,12 +178,6 @@ def apply_options(cfg: DictConfig, opts: Sequence[str]) -> None:
             OmegaConf.update(cfg, node._get_full_key(name), value, merge=True, force_add=parsed.is_add())
         except OmegaConfBaseException as error:
             raise ConfigError(f"config option {option!r}: {str(error).splitlines()[0]}") from None
-
-
-def _near(cfg: DictConfig, key: str) -> str:
-    near = difflib.get_close_matches(key, _keys(cfg), n=2, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{hint} (+{key}=… adds it)"
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -250,6 +252,7 @@ def dataset_names(cfg: DictConfig, splits: Sequence[str] = ("train", "test")) ->
     return list(dict.fromkeys(found))
 
 
+@references_resolved()
 def check_lazy_config(
     cfg: DictConfig,
     eval_only: bool = False,

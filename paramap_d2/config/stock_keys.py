@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import reduce
 from typing import Any
 
@@ -149,6 +150,16 @@ def check_stock_keys(cfg: CfgNode, eval_only: bool = False, own_trainer: bool = 
         raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME must be one of {', '.join(SCHEDULES)}, not {name!r}")
 
 
+@contextlib.contextmanager
+def references_resolved() -> Iterator[None]:
+    """A ``${…}`` of a LazyConfig that refers to nothing is a ConfigError, which names its key."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+
+
+@references_resolved()
 def check_lazy_stock_keys(cfg: DictConfig, eval_only: bool = False, elsewhere: bool = False) -> None:
     """The same of a LazyConfig, as far as it has what can be asked: a value may be a call of the user's own."""
     check_device("train.device", cfg.train.device or "cpu", elsewhere)
@@ -156,10 +167,7 @@ def check_lazy_stock_keys(cfg: DictConfig, eval_only: bool = False, elsewhere: b
     if not eval_only:
         least |= {"train.max_iter": 1, "optimizer.lr": 0, "train.checkpointer.period": 1, "train.log_period": 1}
     for key, number in least.items():
-        try:
-            value = OmegaConf.select(cfg, key)
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}: {' '.join(str(error).split())}") from None
+        value = OmegaConf.select(cfg, key)
         if not isinstance(value, DictConfig):
             check_number(key, value, number)
 

@@ -6,7 +6,7 @@ import difflib
 import functools
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -79,5 +79,11 @@ def check_datasets(names: str | Iterable[str]) -> None:
 @functools.cache  # once a process, however often the data set is read
 def warn_of_empty_boxes(name: str, boxes: tuple[str, ...]) -> None:
     """Say that boxes without width or height are no objects, neither in training nor in evaluation."""
-    shown = "; ".join(boxes[:5]) + ("; ..." if len(boxes) > 5 else "")
-    logger.warning("data set '%s': left out %d boxes without width or height: %s", name, len(boxes), shown)
+    logger.warning(
+        "data set '%s': left out %d boxes without width or height: %s", name, len(boxes), the_first_few(boxes)
+    )
+
+
+def the_first_few(places: Sequence[str]) -> str:
+    """What a line names of many."""
+    return "; ".join(places[:5]) + ("; ..." if len(places) > 5 else "")

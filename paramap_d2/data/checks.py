@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
-from .catalog import DatasetError, check_datasets, warn_of_empty_boxes
+from .catalog import DatasetError, check_datasets, the_first_few, warn_of_empty_boxes
 from .coco_file import has_no_size, read_coco
 from .images import check_image
 from .voc import load_voc
@@ -119,8 +119,9 @@ def _warn_of_boxes(name: str, objects: Sequence[Mapping[str, Any]], images: Sequ
             len(objects),
         )
     elif outside:
-        shown = "; ".join(outside[:5]) + ("; ..." if len(outside) > 5 else "")
-        logger.warning("data set '%s': %d boxes lie outside of their image: %s", name, len(outside), shown)
+        logger.warning(
+            "data set '%s': %d boxes lie outside of their image: %s", name, len(outside), the_first_few(outside)
+        )
 
 
 def _masks(objects: Iterable[Mapping[str, Any]]) -> int:

@@ -92,7 +92,9 @@ def test_a_schedule_of_a_trainer_of_ones_own():
         (["train.log_period=0"], "train.log_period must be at least 1, not 0"),
         (["train.checkpointer.period=0"], "train.checkpointer.period must be at least 1, not 0"),
         (["optimizer.lr=fast"], "optimizer.lr is .* and cannot become the word 'fast'"),
-        (["train.max_iter=${nowhere.x}"], "train.max_iter: Interpolation key 'nowhere.x' not found"),
+        (["train.max_iter=${nowhere.x}"], "Interpolation key 'nowhere.x' not found full_key: train.max_iter"),
+        (["dataloader.train.total_batch_size=${nowhere.x}"], "not found full_key: dataloader.train.total_batch_size"),
+        (["train.device=${nowhere.x}"], "not found full_key: train.device"),
         (["dataloader.train.num_workers=-1"], "dataloader.train.num_workers must be at least 0, not -1"),
     ],
 )

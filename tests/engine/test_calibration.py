@@ -202,6 +202,7 @@ def test_data_that_is_not_there_is_told_before_a_model_is_built(tiny):
     [
         (["--output", "out.json"], "must end in .pth"),
         (["--weights", "nowhere.pth"], "--weights is nowhere.pth, which does not exist"),
+        (["--weights", "nowhere.pth", "--output", "weights.pth"], "--weights is nowhere.pth, which does not exist"),
         (["MODEL.META_ARCHITECTURE", "ParamRetinaNet"], "registered; did you mean ParamAPRetinaNet"),
         (["--config-file", str(CONFIGS / "lazy/shapes_fcos_R_18_FPN.py"), "train.device=gpu"], "must be a device such"),
         (["--output", "weights.pth"], "weights.pth is the checkpoint to calibrate, which a training resumes from"),
