@@ -126,9 +126,8 @@ def check_data(
         for k, (a, b) in enumerate(zip_longest(first.classes, one.classes)):
             if a != b:
                 raise ConfigError(
-                    f"{named_by.get(one.name, '')}data sets {first.name} and {one.name} do not have the same classes in "
-                    f"the same order: "
-                    f"class {k} is {_named(a)} in {first.name} and {_named(b)} in {one.name}"
+                    f"{named_by.get(one.name, '')}data sets {first.name} and {one.name} do not have the same classes "
+                    f"in the same order: class {k} is {_named(a)} in {first.name} and {_named(b)} in {one.name}"
                 )
 
 
