@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-EXAMPLES = """data: BCCD under DETECTRON2_DATASETS (docs/data.md). For Table 2 and --dataset own, PARAMAP_DATASETS
-points to a file that names own_train, own_val and own_test, data of yours in COCO form.
+EXAMPLES = """data: BCCD under DETECTRON2_DATASETS (projects/ParamAP/README.md, Data). For Table 2 and --dataset own,
+PARAMAP_DATASETS points to a file that names own_train, own_val and own_test, data of yours in COCO form.
 
 examples:
   python benchmarks/paper_tables.py --table final --plan

@@ -13,8 +13,8 @@ from .parser import CommandParser, at_least
 
 DESCRIPTION = """
 Train or evaluate a detector that a YAML config describes, with the Parameterized AP Loss or any other. The options are
-those of Detectron2's tools/train_net.py. The baseline of a config is the same config with MODEL.META_ARCHITECTURE
-RetinaNet.
+those of Detectron2's tools/train_net.py. The baseline of a RetinaNet's config is the same config with
+MODEL.META_ARCHITECTURE RetinaNet; those of others are in projects/ParamAP/README.md.
 """
 
 EXAMPLES = """
