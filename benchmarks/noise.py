@@ -32,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
+    if options.seeds < 2:
+        raise SystemExit("error: --seeds must be 2 or more: how much they differ is what is measured")
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
     from rich.progress import track
 

@@ -164,12 +164,13 @@ class Runner:
 
     def _begin(self, training: Any) -> subprocess.Popen:
         from paramap_d2.files import write_whole
+        from paramap_d2.search.executors.processors import processors
 
         print(f"training {training.describe()}", flush=True)
         folder = self._folder(training)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "training.json", json.dumps(asdict(training)).encode())
-        threads = str(max(1, (os.cpu_count() or 1) // self.workers))
+        threads = str(max(1, processors() // self.workers))
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         command = [sys.executable, str(HERE / "paper_training.py"), str(folder), str(self.until)]
         with open(folder / "log.txt", "a") as log:

@@ -127,7 +127,10 @@ def table(surrogate: Surrogate, target: float, populations: dict[str, int], runs
         climbs = [climb(surrogate, algorithm, population, budget, run) for run in range(runs)]
         cells = []
         for b in BUDGETS:
-            aps = [[ap for used, ap in c if used <= b][-1] for c in climbs]
+            aps = [ap for c in climbs for ap in [ap for used, ap in c if used <= b][-1:]]
+            if not aps:  # its first generation is larger
+                cells.append("–")
+                continue
             error = statistics.stdev(aps) / math.sqrt(runs) if runs > 1 else math.nan
             cells.append(f"{statistics.fmean(aps):.1f} ± {error:.1f}")
         needed = [next((used for used, ap in c if ap >= target), math.inf) for c in climbs]

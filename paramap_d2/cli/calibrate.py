@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paramap_d2.errors import UserError
+from paramap_d2.files import make_output_folder
 
 from .parser import CommandParser
 
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     local = "://" not in options.weights
     if local and options.output.exists() and options.output.samefile(options.weights.partition("?")[0]):
         raise UserError(f"--output {options.output} is the checkpoint to calibrate, which a training resumes from")
+    make_output_folder(options.output.parent)
     setup_logger()
     code = UserCode.named(options.imports)
     build = _of_lazy_config if options.config_file.endswith(".py") else _of_yaml
@@ -88,7 +90,8 @@ def _of_yaml(
     from paramap_d2.config.stock_keys import check_stock_keys
     from paramap_d2.engine import Trainer
 
-    cfg = read_config(config_file, [*opts, "MODEL.WEIGHTS", weights], add_keys)
+    cfg = read_config(config_file, opts, add_keys)
+    cfg.MODEL.WEIGHTS = weights
     check_stock_keys(cfg, eval_only=True)
     check_data([], [dataset_name], num_classes(cfg), cfg.INPUT.CHECK_IMAGES)
     warn_if_trained_on(dataset_name, cfg.DATASETS.TRAIN)

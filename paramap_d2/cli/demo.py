@@ -17,6 +17,7 @@ from rich.table import Table
 
 from paramap_d2.errors import UserError
 from paramap_d2.model_zoo import get_config_file
+from paramap_d2.search.executors.processors import processors
 
 from .parser import CommandParser
 
@@ -71,7 +72,7 @@ def figures(folder: Path) -> dict[int, dict[str, float]]:
 
 def train(trainings: dict[Path, list[str]]) -> None:
     """Run the trainings at the same time, each with its share of the processors."""
-    threads = max(1, (os.cpu_count() or 1) // len(trainings))
+    threads = max(1, processors() // len(trainings))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     columns = (
         TextColumn("{task.description}"),

@@ -136,7 +136,7 @@ def check_stock_keys(cfg: CfgNode, eval_only: bool = False, own_trainer: bool = 
     check_device("MODEL.DEVICE", cfg.MODEL.DEVICE, elsewhere)
     _check_names(cfg)
     check_number("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0)
-    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+    if cfg.TEST.AUG.ENABLED and not _is_rcnn(cfg.MODEL.META_ARCHITECTURE):
         raise ConfigError(f"TEST.AUG.ENABLED is for R-CNNs alone, not {cfg.MODEL.META_ARCHITECTURE}: set it to False")
     workers, images = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
     if workers and images % workers:
@@ -178,6 +178,14 @@ def check_solver(cfg: CfgNode) -> None:
     check_number("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, 0)
     check_number("SOLVER.WARMUP_ITERS", cfg.SOLVER.WARMUP_ITERS, 0)
     check_number("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1)
+
+
+def _is_rcnn(detector: str) -> bool:
+    """Whether that is what its name stands for, as far as can be told."""
+    from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+
+    found = META_ARCH_REGISTRY.get(detector)
+    return not isinstance(found, type) or issubclass(found, GeneralizedRCNN)
 
 
 def _check_names(cfg: CfgNode) -> None:

@@ -213,9 +213,14 @@ def save(model: nn.Module, calibrated: Calibrated, checkpoint: Path, report: Pat
     with folded(model, calibrated.calibration):
         state = getattr(model, "module", model).state_dict()
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(checkpoint, lambda path: torch.save({"model": state, "calibration": about}, path))
+        write_whole(checkpoint, lambda path: _save_checkpoint({"model": state, "calibration": about}, path))
     write_whole(report, (json.dumps(calibrated.report, indent=1) + "\n").encode())
     draw_reliability({"as trained": calibrated.before, "calibrated": calibrated.after}, diagram)
+
+
+def _save_checkpoint(content: dict[str, Any], path: Path) -> None:
+    with open(path, "wb") as file:  # which fails with an OSError, where torch has a RuntimeError
+        torch.save(content, file)
 
 
 def warn_if_uncalibrated(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
@@ -262,5 +267,9 @@ class CalibrationHook(HookBase):
             logger.warning("The detector is not calibrated on %s: %s", self.dataset_name, error)
             return
         checkpoint = self.folder / "model_calibrated.pth"
-        save(self.model, calibrated, checkpoint, self.folder / "calibration.json", self.folder / "reliability.png")
+        try:
+            save(self.model, calibrated, checkpoint, self.folder / "calibration.json", self.folder / "reliability.png")
+        except OSError as error:
+            logger.warning("The calibrated detector cannot be kept in %s: %s", self.folder, error.strerror or error)
+            return
         logger.info("Calibrated scores: %s\n%s", checkpoint, summary(calibrated.report))

@@ -47,7 +47,7 @@ def check_resume(cfg: DictConfig) -> None:
         UserError: see :func:`~paramap_d2.engine.checkpoint.check_resumable`.
     """
     if path := last_checkpoint(cfg.train.output_dir):
-        model = instantiate(cfg.model)
+        model = instantiate(without_backbone_weights(cfg.model))
         check_resumable(model, build_optimizer(cfg, model), path)
 
 

@@ -38,6 +38,7 @@ class TrainedLoss(HookBase):
         self.path, self.end_path = Path(output_dir) / "loss.json", Path(output_dir) / "end_loss.json"
         self.end_loss, self.end_loss_from = end_loss, end_loss_from
         self.losses: list[BoxAPLoss] = []
+        self.own: list[tuple[str, HeadLoss | Sibling]] = []  # theirs, whatever the training ends with
 
     def before_train(self) -> None:
         """

@@ -111,7 +111,9 @@ class TimmBackbone(Backbone):
 
         paths = [name for name, _ in self.net.named_modules()]
         ends = [_path(self.net, module) for module in self.net.feature_info.module_name()]
-        frozen = [place for feature, place in index.items() if feature in [f"res{n}" for n in range(2, freeze_at + 1)]]
+        stages = [f"res{n}" for n in range(2, freeze_at + 1)]
+        # Later ones than the last that is asked for are not there.
+        frozen = [place for feature, place in index.items() if feature in stages and place < len(ends)]
         if "res2" not in index or not {ends[place] for place in (*frozen, index["res2"])} <= {*paths}:
             raise UserError(
                 f"freeze_at {freeze_at}: {type(self.net).__name__} does not tell its stages; freeze_at 0 does"

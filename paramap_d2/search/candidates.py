@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .store import CONFIRM, ENQUEUED, FINAL, FINISHED, INTERRUPTED, SEARCH, Evaluation
+from .store import CONFIRM, ENQUEUED, FINAL, FINISHED, INTERRUPTED, PROXIES, SEARCH, Evaluation
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,17 @@ def proxies_asked_for(evaluations: Iterable[Evaluation]) -> int:
     return len(
         {(e.generation, e.position) for e in evaluations if e.stage in (SEARCH, ENQUEUED) and e.status != INTERRUPTED}
     )
+
+
+def last_tries(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Of each proxy that has ended the last try, in the order in which they ended."""
+    last: dict[tuple[int, int, int], Evaluation] = {}
+    for e in evaluations:
+        if e.status != INTERRUPTED and e.stage in PROXIES:
+            key = e.generation, e.position, e.seed
+            last.pop(key, None)
+            last[key] = e
+    return list(last.values())
 
 
 def best_candidate(evaluations: Iterable[Evaluation]) -> Candidate | None:

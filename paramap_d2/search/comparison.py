@@ -11,11 +11,11 @@ from typing import Any
 
 from paramap_d2.errors import UserError
 
-from .candidates import Candidate, fitness_text, leading_means, ranked_candidates
+from .candidates import Candidate, fitness_text, last_tries, leading_means, ranked_candidates
 from .confirmation import Verdict, handed_over, signed, starting_loss, verdict
 from .names import all_names
 from .status import Progress, duration, progress, read_search
-from .store import INTERRUPTED, PROXIES, Evaluation
+from .store import Evaluation
 
 COLUMNS = ("search", "algorithm", "proxies", "best", "of", "start", "gain", "95 % interval", "training", "failures")
 """Of :meth:`Compared.row`."""
@@ -51,8 +51,8 @@ class Compared:
 
     @property
     def proxies(self) -> list[Evaluation]:
-        """Those that have ended, in that order."""
-        return [e for e in self.evaluations if e.status != INTERRUPTED and e.stage in PROXIES]
+        """Those that have ended, in that order, each with its last try."""
+        return last_tries(self.evaluations)
 
     def best_so_far(self) -> list[tuple[int, float, float]]:
         """After each proxy from the first success on: how many there were, the hours spent on all training until then,

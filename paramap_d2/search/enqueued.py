@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import time
@@ -26,7 +27,7 @@ from .algorithms.sampling import rounded
 from .names import loss_names, short_name
 from .space import Genome
 from .status import STORE, searched_space
-from .store import PROXIES, Store
+from .store import INTERRUPTED, PROXIES, Store
 
 logger = logging.getLogger("paramap_d2.search")
 
@@ -62,24 +63,29 @@ class Intake:
         """What a generation took in."""
         return [loss["genome"] for loss in _taken(self._store.settings())["losses"] if loss["generation"] == generation]
 
-    def take(self, generation: int, known: Iterable[Genome]) -> list[Genome]:
+    def take(self, generation: int, known: Iterable[Genome], room: float = math.inf) -> list[Genome]:
         """What a generation takes in: what waits as it begins. Of a generation that goes on, what it took in then.
 
         Args:
             known: genomes that need no training for that: those that the search has asked for, now or before.
+            room: trainings that the search's budget leaves for them. The others go on waiting.
         """
         before = _taken(self._store.settings())
         if generation > before["until"]:
             there = {tuple(genome) for genome in known} | {tuple(loss["genome"]) for loss in before["losses"]}
-            genes, losses, found = len(next(iter(there), ())), list(before["losses"]), waiting(self._folder)
-            for loss in found:
+            genes, losses, passed = len(next(iter(there), ())), list(before["losses"]), []
+            for loss in waiting(self._folder):
                 if tuple(loss.genome) not in there and len(loss.genome) == genes:
+                    if room < 1:
+                        continue
+                    room -= 1
                     there.add(tuple(loss.genome))
                     losses.append({"generation": generation, "genome": loss.genome, "name": loss.name})
                     logger.info(f"enqueued: {short_name(loss.name)} is trained with generation {generation}")
+                passed.append(loss.file)
             self._store.write_settings({SETTING: {"until": generation, "losses": losses}})
-            for loss in found:
-                loss.file.unlink(missing_ok=True)
+            for file in passed:
+                file.unlink(missing_ok=True)
         return self.of(generation)
 
 
@@ -166,7 +172,8 @@ def prospect(output: str | os.PathLike[str]) -> str:
     if over and settings.get("algorithm") in FIXED_LENGTH:
         return f"but {folder} {_takes_no_more(settings)}"
     limit = settings.get("evaluations")
-    spent = limit is not None and sum(e.stage in PROXIES and e.attempt == 1 for e in evaluations) >= limit
+    ended = [e for e in evaluations if e.stage in PROXIES and e.status != INTERRUPTED and e.attempt == 1]
+    spent = limit is not None and len(ended) >= limit
     resume = shlex.join(["paramap", "evolve", "--resume", "--output-dir", str(folder)])
     if not over and not spent:
         return f"trained with generation {generation}" + ("" if lock.held(folder) else f": {resume}")

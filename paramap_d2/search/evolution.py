@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 from collections import Counter
@@ -146,7 +147,8 @@ def evolve(
         enqueued: list[Genome] = []
         if intake is not None:
             known = [*genomes, *(e.genome for e in done)]
-            enqueued = intake.of(generation) if generation in told else intake.take(generation, known)
+            room = math.inf if schedule.evaluations is None else schedule.evaluations - len(done) - len(tasks)
+            enqueued = intake.of(generation) if generation in told else intake.take(generation, known, room)
         more = {"stage": ENQUEUED, "checkpoints": marks}
         tasks += [Task(generation, len(tasks) + n, g, schedule.seed, **more) for n, g in enumerate(enqueued)]
         if generation in told:
@@ -169,6 +171,7 @@ def evolve(
         tell(told[generation])
         generation += 1
     trainings.generation = None
+    trainings.keep_rest()
     centre, challenger = algorithm.centre(), None
     best_seen = ranked_candidates(done)
     if schedule.final_iterations:

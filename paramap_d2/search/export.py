@@ -19,13 +19,6 @@ from .store import FINISHED, PROXIES, STOPPED, Evaluation
 if TYPE_CHECKING:
     import pandas
 
-FORMATS = {
-    "csv": "a table, one row an evaluation and one column a gene",
-    "json": "the same rows as a list of objects",
-    "optuna": "a storage of Optuna's (SQLite), which optuna-dashboard opens",
-}
-"""What a search can be exported to."""
-
 
 def load(output: str | os.PathLike[str]) -> pandas.DataFrame:
     """The evaluations of the search in a folder, in the order in which they ended.
@@ -47,7 +40,10 @@ def load(output: str | os.PathLike[str]) -> pandas.DataFrame:
 
 
 def export(output: str | os.PathLike[str], kind: str, path: str | os.PathLike[str]) -> None:
-    """Write the search in a folder to a file that is not there yet, in one of :data:`FORMATS`.
+    """Write the search in a folder to a file that is not there yet.
+
+    Args:
+        kind: ``csv`` or ``json``, a row an evaluation and a column a gene; ``optuna``, a storage of Optuna's (SQLite).
 
     Raises:
         UserError: the search or the file cannot be read or written, or a package is missing.

@@ -45,7 +45,8 @@ def _forget(folder: str) -> None:
 
     for name in MetadataCatalog.list():
         metadata = MetadataCatalog.get(name)
-        if str(metadata.get("json_file", "")).startswith(folder):
+        # What somebody has set: a property of metadata may make a whole data set when it is asked.
+        if str(vars(metadata).get("json_file", "")).startswith(folder):
             del metadata.json_file
 
 

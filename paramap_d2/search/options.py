@@ -19,6 +19,9 @@ ENVIRONMENT = ("DETECTRON2_DATASETS", "PARAMAP_DATASETS")
 FRESH = ("output_dir", "resume", "accept_changes")
 """Options of one run, not of the search."""
 
+OF_RAY = ("ray_address", "cpus_per_proxy", "gpus_per_proxy", "env")
+"""Options of that executor alone."""
+
 
 @dataclass(frozen=True)
 class SearchOptions:
@@ -102,6 +105,10 @@ def resumed_options(given: Mapping[str, Any]) -> SearchOptions:
     before = settings.get("options") or _options_of_version_2(settings)
     if unknown := [name for name in before if name not in SearchOptions.__dataclass_fields__]:
         raise StoreError(f"{given['output_dir']} {NEWER} (it has the options {', '.join(sorted(unknown))})")
+    executor = given.get("executor", before.get("executor"))
+    if executor != before.get("executor"):  # what was said of the one before is not said of this one
+        passed = (*OF_RAY, "workers", "timeout") if executor == "inline" else OF_RAY
+        before = {name: value for name, value in before.items() if name not in passed}
     config_file = given.get("config_file") or before.get("config_file")
     if config_file is None:
         raise UserError(f"{given['output_dir']} does not say which config it searched with; give it with --config-file")

@@ -108,7 +108,7 @@ def run_search(options: SearchOptions) -> Candidate:
             "config_loss": config.loss,
             "loss_keys": config.loss_keys,
             "executor": options.executor,
-            "workers": options.workers,
+            "workers": executor.workers,
         }
         with (
             only_one(folder, options.resume),
@@ -326,7 +326,8 @@ def _processes(options: SearchOptions) -> int:
 
 def _executor(options: SearchOptions) -> Executor:
     # More would never have a proxy, and their share of the processors would lie idle.
-    workers = min(options.workers, max(options.population, 2 * options.confirm))
+    finals = options.finalists if options.final_iters else 0
+    workers = min(options.workers, max(options.population, 2 * options.confirm, finals))
     ray_options = ("ray_address", "cpus_per_proxy", "gpus_per_proxy")
     if options.executor != "ray":
         for name in ray_options:

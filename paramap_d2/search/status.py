@@ -58,7 +58,6 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
     compute = sum(e.seconds for e in evaluations)
     wall = _wall_seconds(evaluations)
     workers = settings.get("workers") or len({e.worker for e in evaluations})
-    workers = min(workers, settings.get("population") or workers)  # more never have a proxy
     return Progress(
         done=done,
         planned=planned,

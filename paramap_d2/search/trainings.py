@@ -11,7 +11,19 @@ from .candidates import Candidate, best_candidate
 from .executors.local import Evaluate, Executor
 from .proxies.proxy import Outcome, Task, tail
 from .status import all_planned
-from .store import CONFIRM, FAILED, FINAL, FINISHED, INTERRUPTED, REPEAT, SEARCH, Evaluation, Store, StoreError
+from .store import (
+    CONFIRM,
+    FAILED,
+    FINAL,
+    FINISHED,
+    INTERRUPTED,
+    PROXIES,
+    REPEAT,
+    SEARCH,
+    Evaluation,
+    Store,
+    StoreError,
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,7 @@ class Trainings:
         Raises:
             StoreError: the store has none of a task: the algorithm asks for something else than it did.
         """
+        self._extra.update(task.stage for task in tasks if task.stage != SEARCH)
         self._begin(tasks)
         found = [self._last.get(_key(task)) for task in tasks]
         if None in found:
@@ -130,6 +143,14 @@ class Trainings:
         self._extra[REPEAT] += len(repeats)
         self._keep([*found, *repeats])
         return found
+
+    def keep_rest(self) -> None:
+        """Keep the store's proxies of a generation that was interrupted and is not gone on with in this run: they count
+        in every ranking of the store."""
+        kept = {_key_of(e) for e in self.done}
+        rest = [e for e in self._last.values() if e.stage in PROXIES and _key_of(e) not in kept]
+        self._extra.update(e.stage for e in rest if e.stage != SEARCH)
+        self._keep(rest)
 
     def _attempt(self, tasks: Sequence[Task], places: Sequence[int], found: list[Evaluation | None]) -> None:
         tries = [replace(tasks[place], attempt=self._tries[_key(tasks[place])] + 1) for place in places]

@@ -169,6 +169,19 @@ def test_a_detector_that_learnt_nothing_ends_its_training_with_one_line(tiny, tm
     assert not caplog.records
 
 
+def test_a_training_whose_calibrated_detector_cannot_be_kept_ends_with_one_line(trained, tmp_path, caplog):
+    cfg, _ = trained
+    model = Trainer.build_model(cfg)
+    DetectionCheckpointer(model).load(str(trained[1] / "model_final.pth"))
+    (tmp_path / "a_file").touch()
+    hook = engine.CalibrationHook(
+        model, "tiny_val", lambda: Trainer.build_test_loader(cfg, "tiny_val"), tmp_path / "a_file"
+    )
+    hook.trainer = types.SimpleNamespace(iter=9, max_iter=9)
+    hook.after_train()
+    assert "cannot be kept in" in caplog.text and "Calibrated scores" not in caplog.text
+
+
 def test_a_detector_without_an_exact_fold_is_told_before_its_training(tiny, tmp_path, caplog):
     opts = [*tiny, "MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
     cfg = read_config(CONFIGS / "shapes_faster_rcnn_R_18_FPN.yaml", opts)
@@ -207,6 +220,8 @@ def test_data_that_is_not_there_is_told_before_a_model_is_built(tiny):
         (["--config-file", str(CONFIGS / "lazy/shapes_fcos_R_18_FPN.py"), "train.device=gpu"], "must be a device such"),
         (["--output", "weights.pth"], "weights.pth is the checkpoint to calibrate, which a training resumes from"),
         (["--dataset", "nowhere"], "'nowhere' is not registered"),
+        (["--output", "weights.pth/calibrated.pth"], "weights.pth cannot be the output folder"),
+        (["INPUT.MIN_SIZE_TEST"], "'INPUT.MIN_SIZE_TEST' at the end has no partner"),
         (["--dataset", "bccd_valid", "--config-file", str(CONFIGS / "lazy/shapes_fcos_R_18_FPN.py")], "not registered"),
     ],
 )
@@ -261,8 +276,8 @@ def test_what_cannot_be_written_leaves_nothing(trained, tmp_path, monkeypatch):
     report = json.loads((folder / "calibration.json").read_text())
     found = engine.Calibrated(Calibration((1.0,), (0.0,)), report, None, None)
 
-    def disk_full(content, path):
-        Path(path).write_bytes(b"half")
+    def disk_full(content, file):
+        file.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", disk_full)

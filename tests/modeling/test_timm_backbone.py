@@ -123,6 +123,11 @@ def test_frozen_stages_take_no_gradient_and_keep_their_statistics(name, freeze_a
     assert moved == {key for key in statistics if key.rsplit(".", 1)[0] in trained}
 
 
+def test_stages_that_are_not_there_are_frozen_as_well():
+    backbone = TimmBackbone("resnet18", out_features=("res2", "res3"), freeze_at=5)
+    assert not any(p.requires_grad for p in backbone.parameters())
+
+
 def test_frozen_norms_keep_their_activations():
     backbone = TimmBackbone(PACKAGED, "pip", norm="FrozenBN")
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules())

@@ -92,3 +92,14 @@ def test_settings_that_differ():
         "C": [None, "3"],
         "space.points": [4, 3],
     }
+
+
+def test_a_proxy_that_was_tried_again_is_one():
+    again = [
+        row(1, 0, 0.0, "failed", cause="killed", position=1, genome=START),
+        row(2, 0, 20.0, position=1, genome=START, attempt=2),
+        row(3, 0, 30.0, position=2, genome=FOUND),
+    ]
+    search = Compared("one", again, {**SETTINGS, "planned": 2})
+    assert cells(search)["proxies"] == "2" and cells(search)["failures"] == "1 failed"
+    assert [(count, best) for count, _, best in search.best_so_far()] == [(1, 20.0), (2, 30.0)]

@@ -1,11 +1,13 @@
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import fake_proxies
 import pytest
-from test_trainings import search
+from test_trainings import proxy, rows, search
 
+from paramap_d2.search.candidates import ranked_candidates
 from paramap_d2.search.deadline import Deadline, TimeUp
 from paramap_d2.search.store import FINISHED, INTERRUPTED, STOPPED, Evaluation
 
@@ -83,3 +85,29 @@ def test_a_search_begins_no_generation_that_it_has_no_time_for(tmp_path):
     assert [e.stage for e in found].count("confirm") == 4  # the last trainings are made
     assert INTERRUPTED not in {e.status for e in found}
     assert len(search(tmp_path, timed, confirm=0)) == 21
+
+
+def test_finals_after_a_generation_that_is_not_gone_on_with_decide(tmp_path):
+    class Over:
+        passed_over = True
+
+        def leaves(self, *args, **options):
+            return False
+
+    def cut(task):
+        if task.generation == 1 and task.position == 2:
+            raise KeyboardInterrupt
+        return proxy(task)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "out", cut)
+
+    def lucky(task):  # the order of the finals is not that of the proxies
+        return replace(proxy(task), fitness=100.0 - proxy(task).fitness) if task.iterations else proxy(task)
+
+    done = search(tmp_path / "out", lucky, deadline=Over(), final_iterations=50)
+    finals = [e for e in done if e.stage == "final"]
+    assert len([e for e in done if e.generation == 1 and e.stage == "search"]) == 2 and len(finals) == 3
+    (best, *_) = ranked_candidates(rows(tmp_path / "out"))
+    assert best.final is not None and best.final.mean == max(e.fitness for e in finals)
+    assert best.genome == ranked_candidates(done)[0].genome

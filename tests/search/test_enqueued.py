@@ -17,7 +17,7 @@ from paramap_d2.search.lock import only_one
 from paramap_d2.search.names import loss_names, short_name
 from paramap_d2.search.proxies.proxy import Outcome
 from paramap_d2.search.space import SearchSpace
-from paramap_d2.search.store import ENQUEUED, FINISHED, Store
+from paramap_d2.search.store import ENQUEUED, FINISHED, INTERRUPTED, Evaluation, Store
 
 SPACE = SearchSpace(("dense",), points=2, mode="shared")
 GENES = SPACE.genes
@@ -176,8 +176,17 @@ def test_a_budget_holds_and_what_it_cuts_off_comes_with_a_larger_one(tmp_path, l
     search(tmp_path / "out", evaluations=11, **with_them)  # 5, 4, and two of three
     assert len([e for e in rows(tmp_path / "out") if e.stage != "confirm"]) == 11
     assert len(names_of(tmp_path / "out")) == 2
-    search(tmp_path / "out", evaluations=14, generations=None)
-    assert len(names_of(tmp_path / "out")) == 3
+    (waits,) = waiting(tmp_path / "out")
+    assert waits.name == losses[2]
+    search(tmp_path / "out", evaluations=16, generations=None)
+    assert len(names_of(tmp_path / "out")) == 3 and not waiting(tmp_path / "out")
+
+
+def test_a_proxy_that_was_interrupted_is_none_of_the_budget(tmp_path, losses):
+    begin(tmp_path / "out", generations=None, evaluations=1, population=5)
+    with Store(tmp_path / "out" / "search.db") as store:
+        store.add(Evaluation(0, 0, LINEAR, 9, INTERRUPTED, 0.0))
+    assert enqueue(tmp_path / "out", losses[:1]).startswith("1 loss enqueued, trained with generation 0")
 
 
 def test_what_the_machine_fails_is_told_as_the_lowest_of_the_algorithms_own(tmp_path, losses):

@@ -53,3 +53,17 @@ def test_what_an_evaluator_wrote_meanwhile_is_not_referred_to_later():
     check_metric(Converts({"bbox": {"AP": 0.0}}), "AP", InlineExecutor())
     assert MetadataCatalog.get("converted_toy").get("json_file") is None
     MetadataCatalog.remove("converted_toy")
+
+
+def test_metadata_that_are_made_when_asked_for_are_not_asked_for():
+    from detectron2.data import MetadataCatalog
+    from detectron2.data.catalog import Metadata
+
+    class Drawn(Metadata):
+        @property
+        def json_file(self):
+            raise AssertionError("drawn")
+
+    MetadataCatalog["drawn_toy"] = Drawn(name="drawn_toy")
+    check_metric(Config({"bbox": {"AP": 0.0}}), "AP", InlineExecutor())
+    MetadataCatalog.remove("drawn_toy")

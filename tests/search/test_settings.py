@@ -174,3 +174,16 @@ def test_a_store_that_names_no_config(tmp_path):
 )
 def test_config_options_given_anew(before, given, lazy, merged):
     assert merged_opts(before, given, lazy) == merged
+
+
+def test_another_executor_is_told_nothing_of_the_one_before(tmp_path):
+    on_ray = SearchOptions("c.yaml", "out", executor="ray", ray_address="auto", env=["A"], timeout=9.0, workers=4)
+    opened(tmp_path, resume=False, kept=on_ray.to_store())
+    given = {"output_dir": str(tmp_path), "resume": True}
+    assert resumed_options(given).ray_address == "auto" and resumed_options({**given, "executor": "ray"}).env == ["A"]
+    process = resumed_options({**given, "executor": "process"})
+    assert (process.ray_address, list(process.env), process.timeout, process.workers) == (None, [], 9.0, 4)
+    inline = resumed_options({**given, "executor": "inline"})
+    assert (inline.ray_address, inline.timeout, inline.workers) == (None, None, 1)
+    asked = resumed_options({**given, "executor": "process", "ray_address": "here"})
+    assert asked.ray_address == "here"  # to be refused

@@ -22,6 +22,7 @@ def test_progress_of_two_workers():
     assert now.failures == {"failed": 1}
     assert (now.compute_seconds, now.wall_seconds) == (310.0, 200.0)
     assert now.utilisation == pytest.approx(310 / 400)
+    assert progress(rows, {**settings, "workers": 4, "population": 2}).utilisation == pytest.approx(310 / 800)
     assert now.seconds_left == pytest.approx(200 / 4 * 6)
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paramap_d2.search.candidates import leading_means
+from paramap_d2.search.candidates import last_tries, leading_means
 from paramap_d2.search.confirmation import signed
 from paramap_d2.search.status import duration
-from paramap_d2.search.store import FAILURES, FINISHED, INTERRUPTED, SEARCH, STOPPED, Evaluation
+from paramap_d2.search.store import FAILURES, FINISHED, SEARCH, STOPPED, Evaluation
 
 from .curves import looks
 from .history import LONGER
@@ -45,10 +45,11 @@ _REACHED = ("lowest", "median", "highest", "best so far", "time spent")
 
 
 def generation_table(evaluations: Sequence[Evaluation]) -> Table:
-    """A row for each generation: its proxies, repeats left out, and the time of all that was trained until its end."""
+    """A row for each generation: its proxies, repeats left out, of each the last try, and the time of all that was
+    trained until its end."""
     rows = []
     spent = leading = None
-    proxies = [e for e in evaluations if e.status != INTERRUPTED and e.stage not in LONGER]
+    proxies = last_tries(evaluations)
     best = dict(zip((id(e) for e in proxies), leading_means(proxies), strict=True))
     for generation in sorted({e.generation for e in proxies}):
         asked = [e for e in proxies if e.generation == generation and e.stage == SEARCH]

@@ -63,3 +63,11 @@ def test_versions_and_machines_by_evaluation():
     assert [name for name, _ in table.columns] == ["evaluations", "how many", "torch", "machine", "threads each"]
     assert table.rows == [["2 to 2", 1, "2.13", "–", 2], ["3 to 4", 2, "2.14", "one", 2]]
     assert tables.version_table(rows[:1], {}) is None
+
+
+def test_a_proxy_that_was_tried_again_stands_with_its_last_try():
+    rows = [
+        row(1, 0, 0.0, "failed", cause="killed", position=1),
+        row(2, 0, 20.0, position=1, genome=row(1).genome, attempt=2),
+    ]
+    assert tables.generation_table(rows).rows[0][:5] == [0, 1, 1, 0, 0]
