@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig
+from detectron2.utils.env import seed_all_rng
 
 from paramap_d2.cli import main as paramap
 from paramap_d2.config import ConfigError, check_config, read_config
@@ -39,7 +40,7 @@ def trained(tiny_datasets, tmp_path_factory):
     opts = [*tiny_datasets, "INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96", "OUTPUT_DIR", str(folder)]
     opts += ["SOLVER.MAX_ITER", "40", "SOLVER.WARMUP_ITERS", "0", "SOLVER.IMS_PER_BATCH", "2", "MODEL.DEVICE", "cpu"]
     cfg = read_config(RETINANET, [*opts, "MODEL.PARAM_AP.CALIBRATE_ON", "tiny_train", "DATASETS.TEST", "()"])
-    torch.manual_seed(0)
+    seed_all_rng(0)  # augmentations draw by NumPy
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
@@ -53,7 +54,8 @@ def test_a_training_leaves_a_calibrated_checkpoint_beside_its_own(trained):
     )
     report = json.loads((folder / "calibration.json").read_text())
     assert (folder / "reliability.png").stat().st_size > 1000
-    assert report["data"] == "tiny_train" and report["before"]["AP"] == pytest.approx(report["after"]["AP"], abs=1e-4)
+    # But for scores that single precision cannot tell apart, before or after.
+    assert report["data"] == "tiny_train" and report["before"]["AP"] == pytest.approx(report["after"]["AP"], abs=0.01)
     (a,), (b,) = report["a"], report["b"]
     changed = {k for k, v in final["model"].items() if not torch.equal(v, calibrated["model"][k])}
     assert changed == {"head.cls_score.weight", "head.cls_score.bias"}
