@@ -60,7 +60,7 @@ def train(training: Any, folder: Path, until: float = math.inf) -> dict[str, Any
     from paramap_d2.engine.trained_loss import TrainedLoss
     from paramap_d2.search.proxies.checkpoint import Checkpoint
     from paramap_d2.search.proxies.proxy import unnoticed
-    from paramap_d2.search.proxies.versions import versions
+    from paramap_d2.search.proxies.versions import machine, versions
 
     class TableTrainer(Trainer):
         def build_hooks(self) -> list[HookBase]:
@@ -147,6 +147,7 @@ def train(training: Any, folder: Path, until: float = math.inf) -> dict[str, Any
         except FloatingPointError as error:
             result.update(status="diverged", error=str(error).splitlines()[0], figures={"AP": 0.0})
     clock.add()
+    result["versions"]["machine"] = machine()
     return result
 
 

@@ -32,6 +32,22 @@ def every_line_is_captured(monkeypatch):
     monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
 
 
+@pytest.fixture
+def gpu():
+    """The name of a GPU: of this machine's, or where there is none of one that is pretended."""
+    import torch
+
+    from tests.pretended_gpu import IS_POSSIBLE, NAME, PretendedGPU
+
+    if torch.cuda.is_available():
+        yield "cuda"
+    elif IS_POSSIBLE:
+        with PretendedGPU():
+            yield NAME
+    else:
+        pytest.skip("there is no GPU, and this torch cannot pretend one")
+
+
 @pytest.fixture(scope="session")
 def tiny_datasets(tmp_path_factory):
     """`tiny_train` and `tiny_val`: eight and four images of `shapes`, also known to workers that are started later."""
