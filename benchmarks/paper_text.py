@@ -222,10 +222,18 @@ def curves(part: Part, rows: Rows) -> dict[str, list[list[list[float]]]]:
 
 
 def curve_table(curves: Mapping[str, list[list[list[float]]]]) -> str:
-    """What :func:`curves` gives as a table; every training was looked at after the same iterations."""
+    """What :func:`curves` gives as a table; every training was looked at after the same iterations. Of five losses and
+    more a last row has Spearman's rank correlation of the means there and at the end: how well a training of so many
+    iterations would tell them apart."""
     columns = [f"{iteration:.0f}" for iteration, _ in next(iter(curves.values()))[0]]
     lines = [f"| iterations | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
-    for name, seeds in curves.items():
-        aps = zip(*([ap for _, ap in seed] for seed in seeds), strict=True)
-        lines.append(f"| {name} | {' | '.join(f'{statistics.fmean(values):.1f}' for values in aps)} |")
+    means = {
+        name: [statistics.fmean(aps) for aps in zip(*([ap for _, ap in seed] for seed in seeds), strict=True)]
+        for name, seeds in curves.items()
+    }
+    lines += [f"| {name} | {' | '.join(f'{mean:.1f}' for mean in of_name)} |" for name, of_name in means.items()]
+    if len(means) >= 5:
+        *before, end = zip(*means.values(), strict=True)
+        ranks = [f"{spearmanr(there, end).statistic:.2f}" for there in before]
+        lines.append(f"| rank correlation with the end | {' | '.join(ranks)} | |")
     return "\n".join(lines)

@@ -149,6 +149,12 @@ def test_the_text_says_what_the_rows_say(paper, training, tmp_path):
     assert paper.text.mean_error([]) == "" and paper.text.mean_error([50.0]) == "50.0"
 
 
+def test_how_early_curves_of_five_losses_tell_the_end(paper):
+    way = {f"loss {n}": [[[10, 5.0 - n], [20, n + (n == 4) * -1.5], [30, 1.0 * n]]] for n in range(5)}
+    *_, last = paper.text.curve_table(way).splitlines()
+    assert last == "| rank correlation with the end | -1.00 | 0.90 | |"  # 0, 1, 2, 3 and 2.5: two places swapped
+
+
 @pytest.mark.parametrize(("dataset", "stem"), [("bccd", "final"), ("own", "final_own")])
 def test_tables_of_other_data_do_not_overwrite_bccds(paper, training, tmp_path, dataset, stem):
     plan = paper.plans.Plan(dataset, ["retinanet"], 1500, 5)
