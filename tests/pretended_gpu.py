@@ -22,6 +22,7 @@ IS_POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_bac
 
 aten = torch.ops.aten
 COPIES = (aten.copy_.default, aten._to_copy.default)
+UNKNOWN_SIZE = (aten.nonzero.default, aten.masked_select.default, aten._unique2.default, aten.unique_dim.default)
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
 
@@ -45,7 +46,7 @@ class OnIt(Tensor):
         return f"OnIt({self.held})"
 
     def tolist(self) -> Any:
-        return self.held.tolist()
+        return self.cpu().tolist()
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Sequence = (), kwargs: dict | None = None) -> Any:
@@ -53,9 +54,18 @@ class OnIt(Tensor):
 
 
 class PretendedGPU(TorchDispatchMode):
-    """For the length of the context there is the device :data:`NAME`."""
+    """For the length of the context there is the device :data:`NAME`.
+
+    Attributes:
+        waits: how often it was asked for something that a CPU must wait for: a number, a copy, a size that hangs on
+            values.
+    """
 
     registered = False
+
+    def __init__(self):
+        super().__init__()
+        self.waits = 0
 
     def __enter__(self) -> PretendedGPU:
         if not PretendedGPU.registered:
@@ -69,7 +79,14 @@ class PretendedGPU(TorchDispatchMode):
         super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence = (), kwargs: dict | None = None) -> Any:
-        return _run(func, args, kwargs or {})
+        out = _run(func, args, kwargs or {})
+        if any(isinstance(x, OnIt) for x in pytree.tree_leaves((args, kwargs))):
+            indices = args[1] if func in INDEXING else ()
+            by_mask = any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in indices)
+            first = next(iter(pytree.tree_leaves(out)), None)
+            is_told = first is not None and not isinstance(first, OnIt)
+            self.waits += is_told or by_mask or func in UNKNOWN_SIZE
+        return out
 
 
 def _run(func: Any, args: Sequence, kwargs: dict) -> Any:

@@ -10,8 +10,8 @@ pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="this torch knows no dev
 
 @pytest.fixture(autouse=True)
 def pretended():
-    with PretendedGPU():
-        yield
+    with PretendedGPU() as gpu:
+        yield gpu
 
 
 MIXED = {
@@ -61,3 +61,23 @@ def test_a_module_learns_there_as_on_the_cpu():
         assert all(x.device.type == device for x in (*module.state_dict().values(), module[0].weight.grad))
         learnt[device] = [x.cpu() for x in module.state_dict().values()]
     torch.testing.assert_close(learnt[NAME], learnt["cpu"])
+
+
+WAITS = {
+    "add": (lambda x: x + x, 0),
+    "item": (lambda x: x.sum().item(), 1),
+    "tolist": (lambda x: x.tolist(), 1),
+    "cpu": (lambda x: (x + 1).cpu() + 1, 1),
+    "nonzero": (lambda x: x.nonzero(), 1),
+    "mask": (lambda x: x[x > 0], 1),
+    "index": (lambda x: x[torch.tensor([0, 2], device=NAME)], 0),
+    "any": (lambda x: bool((x > 0).any()), 1),
+}
+
+
+@pytest.mark.parametrize(("operation", "waits"), WAITS.values(), ids=WAITS)
+def test_it_counts_what_a_cpu_must_wait_for(operation, waits, pretended):
+    x = torch.ones(3, device=NAME)
+    pretended.waits = 0
+    operation(x)
+    assert pretended.waits == waits

@@ -5,6 +5,13 @@ import pytest
 import torch
 from detectors import DETECTORS, batch, build, losses
 
+from tests.pretended_gpu import IS_POSSIBLE, NAME, PretendedGPU
+
+STOCK = {
+    "retinanet": ["MODEL.META_ARCHITECTURE", "RetinaNet"],
+    "faster_rcnn": ["MODEL.PROPOSAL_GENERATOR.NAME", "RPN", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"],
+}
+
 
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch):
@@ -60,3 +67,17 @@ def test_deformable_detr(criterion, gpu):
     on_gpu, _ = run(model, detr.images())
     assert on_gpu == pytest.approx(on_cpu, rel=1e-3, abs=1e-4)
     assert_detects(model, detr.images())
+
+
+@pytest.mark.skipif(not IS_POSSIBLE, reason="this torch knows no device made in Python")
+@pytest.mark.parametrize("detector", STOCK)
+def test_a_step_waits_for_a_gpu_no_more_often_than_detectron2s_own(detector):
+    """What is asked of it, such as where the positives are, holds up what was queued."""
+    inputs, waits = batch(detector, 2), []
+    for opts in ([], STOCK[detector]):
+        with PretendedGPU() as gpu:
+            model = build(detector, *opts).to(NAME)
+            gpu.waits = 0
+            run(model, inputs)
+            waits.append(gpu.waits - len(list(model.parameters())))  # run() copies the gradients
+    assert waits[0] <= waits[1]
