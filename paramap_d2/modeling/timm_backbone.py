@@ -28,6 +28,9 @@ PACKAGED = "tf_efficientnet_lite0"
 PACKAGED_PIXELS = (127.0, 128.0)
 """Mean and standard deviation, alike for R, G and B, of the pixels that those weights were trained on."""
 
+COPIED_IN_PLACE = (nn.Hardtanh, nn.SiLU, nn.Hardswish)
+"""Activations (ReLU6 is a Hardtanh) whose gradient takes their input, so that in place they first copy it."""
+
 
 class TimmBackbone(Backbone):
     """A network of timm's (``features_only``) as a Detectron2 backbone.
@@ -95,6 +98,9 @@ class TimmBackbone(Backbone):
         self._freeze(freeze_at, index)
         if norm == "FrozenBN":
             self.net = timm.layers.freeze_batch_norm_2d(self.net)
+        for module in self.net.modules():
+            if isinstance(module, COPIED_IN_PLACE):  # one pass less, and no more memory
+                module.inplace = False
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) images to {feature: (N, C, H / stride, W / stride)}."""

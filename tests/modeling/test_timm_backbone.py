@@ -6,6 +6,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from paramap_d2.config import add_paramap_config
 from paramap_d2.errors import UserError
@@ -104,6 +105,33 @@ def test_of_several_features_of_one_stride_it_is_the_last_that_the_network_gives
     assert len(set(own.feature_info.reduction())) == 1 and len(own.feature_info.channels()) > 1
     x = torch.randn(1, 3, 224, 224)
     torch.testing.assert_close(backbone(x)["res4"], own(x)[-1])
+
+
+class Clones(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten.clone.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [PACKAGED, "efficientnet_b0", "mobilenetv3_small_050"])  # ReLU6, SiLU, Hardswish
+def test_no_activation_copies_its_input_first(name):
+    ours = TimmBackbone(name, out_features=("res3",)).net
+    theirs = copy.deepcopy(ours)
+    for module in theirs.modules():
+        if type(module).__name__ in ("ReLU6", "SiLU", "Hardswish"):
+            module.inplace = True  # timm's way
+    gradients, clones = [], []
+    for net in (ours, theirs):
+        torch.manual_seed(0)
+        with Clones() as counted:
+            maps = net(torch.randn(2, 3, 64, 64))
+        maps[-1].square().mean().backward()
+        gradients.append([p.grad for p in net.parameters()])
+        clones.append(counted.count)
+    assert clones[0] == 0 < clones[1]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True) if None not in pair)
 
 
 @pytest.mark.parametrize("name", [PACKAGED, "resnet18", "convnext_atto", "regnetx_002"])
