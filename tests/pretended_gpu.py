@@ -6,19 +6,18 @@ on the wrong device. It finds nothing that only a GPU's kernels do.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
-NAME = "pretended"
-
-IS_POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
-"""Not with a torch that knows no device made in Python."""
+NAME = "lazy"
+"""A kind of device that torch knows everywhere and that nothing here uses. One of a new name would be an accelerator
+for torch, and so for all later tests of the process."""
 
 aten = torch.ops.aten
 COPIES = (aten.copy_.default, aten._to_copy.default)
@@ -61,16 +60,12 @@ class PretendedGPU(TorchDispatchMode):
             values.
     """
 
-    registered = False
-
     def __init__(self):
         super().__init__()
         self.waits = 0
 
     def __enter__(self) -> PretendedGPU:
-        if not PretendedGPU.registered:
-            backend_registration._setup_privateuseone_for_python_backend(NAME)
-            PretendedGPU.registered = True
+        _register()
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=NAME) copies what it has made on the CPU
         return super().__enter__()
 
@@ -87,6 +82,13 @@ class PretendedGPU(TorchDispatchMode):
             is_told = first is not None and not isinstance(first, OnIt)
             self.waits += is_told or by_mask or func in UNKNOWN_SIZE
         return out
+
+
+@functools.cache
+def _register() -> None:
+    import torch._lazy.ts_backend
+
+    torch._lazy.ts_backend.init()
 
 
 def _run(func: Any, args: Sequence, kwargs: dict) -> Any:

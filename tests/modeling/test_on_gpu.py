@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectors import DETECTORS, batch, build, losses
 
-from tests.pretended_gpu import IS_POSSIBLE, NAME, PretendedGPU
+from tests.pretended_gpu import NAME, PretendedGPU
 
 STOCK = {
     "retinanet": ["MODEL.META_ARCHITECTURE", "RetinaNet"],
@@ -69,7 +69,6 @@ def test_deformable_detr(criterion, gpu):
     assert_detects(model, detr.images())
 
 
-@pytest.mark.skipif(not IS_POSSIBLE, reason="this torch knows no device made in Python")
 @pytest.mark.parametrize("detector", STOCK)
 def test_a_step_waits_for_a_gpu_no_more_often_than_detectron2s_own(detector):
     """What is asked of it, such as where the positives are, holds up what was queued."""
