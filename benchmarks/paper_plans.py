@@ -175,8 +175,8 @@ class Plan:
         return [Part(TITLES["3"], ("functions", "gradient scale"), cells)]
 
     def _handcrafted_and_searched(self) -> Iterator[tuple[tuple[str, str], Training]]:
-        for name in ("sigmoid", "sqrt", "linear", "square"):
-            yield (name, "1"), self._training("retinanet", name, grad_scale=1.0)
+        for name in ("sigmoid", "sqrt", "linear", "square"):  # whose own scale is 1
+            yield (name, "1"), self._training("retinanet", name)
         for scale, mode in itertools.product((1.0, None), ("shared", "separate")):
             loss = searched_by_100(self.dataset, mode, scale)
             yield (f"searched, {mode}", "1" if scale else "searched"), self._training("retinanet", loss)
@@ -270,10 +270,19 @@ def best_rate(trainings: Sequence[Training], rows: Mapping[str, Mapping[str, Any
 
 
 def row_of(training: Training, rows: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The training's row; None where it has not ended, or its loss is not there yet."""
+    """The training's row; None where it has not ended, or its loss is not there yet.
+
+    The same training, judged on ``test``, was looked at on ``val`` too: with its AP alone, the last of its curve.
+    """
     if training.loss_file is not None and not training.loss_file.exists():
         return None
-    return rows.get(training.key())
+    row = rows.get(training.key())
+    if row is None and training.split == "val":
+        row = rows.get(replace(training, split="test").key())
+        if row is not None:
+            ap = row["curve"][-1][1] if row["status"] == "finished" else row["AP"]
+            row = {**row, "split": "val", "AP": ap, "AP50": None, "AP75": None, "resampled": []}
+    return row
 
 
 def missing(parts: Sequence[Part], rows: Mapping[str, Mapping[str, Any]]) -> list[Training]:

@@ -89,7 +89,6 @@ class Training:
         learning_rate: at its highest.
         iterations: of the training; its cosine ends there.
         split: whose AP the row tells, ``val`` or ``test``. It is trained on ``train``.
-        grad_scale: in place of the loss's own.
     """
 
     dataset: str
@@ -100,7 +99,6 @@ class Training:
     iterations: int
     split: str = "val"
     block_gradient: bool = True
-    grad_scale: float | None = None
 
     @property
     def config_file(self) -> str:
@@ -131,7 +129,6 @@ class Training:
         if self.is_baseline:
             return options + BASELINES[self.detector][self.loss]
         keys = {"LOSS": str(self.loss_file or self.loss), "BLOCK_GRADIENT": self.block_gradient}
-        keys |= {"GRAD_SCALE": self.grad_scale} if self.grad_scale is not None else {}
         for key, value in (keys | VARIANTS.get(self.loss, {})).items():
             options += [f"MODEL.PARAM_AP.{key}", value]
         return options
@@ -175,7 +172,6 @@ class Training:
 
     def describe(self) -> str:
         extra = "" if self.block_gradient else ", gradient not blocked"
-        extra += "" if self.grad_scale is None else f", gradient scale {self.grad_scale:g}"
         return (
             f"{self.dataset} {self.detector} {self.loss}{extra}, lr {self.learning_rate:g}, seed {self.seed}, "
             f"{self.iterations} iterations, {self.split}"
@@ -221,7 +217,7 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 SCHEMA = f"""CREATE TABLE IF NOT EXISTS trainings (
     key TEXT PRIMARY KEY, table_name TEXT, dataset TEXT, detector TEXT, loss TEXT, loss_digest TEXT,
-    block_gradient INTEGER, grad_scale REAL, seed INTEGER, learning_rate REAL, iterations INTEGER, split TEXT,
+    block_gradient INTEGER, seed INTEGER, learning_rate REAL, iterations INTEGER, split TEXT,
     status TEXT, {", ".join(f"{name} REAL" for name in FIGURES)}, figures TEXT, curve TEXT, seconds REAL,
     cpu_seconds REAL, recipe TEXT, data TEXT, versions TEXT, error TEXT, ended TEXT DEFAULT CURRENT_TIMESTAMP)"""
 

@@ -66,7 +66,8 @@ def table(part: Part, rows: Rows) -> str:
     ]
     for cell in part.cells:
         found = ended(cell, rows)
-        values = [mean_error([row[name] for row in found if row[name] is not None]) for name in figures]
+        by_name = {name: [row[name] for row in found] for name in figures}
+        values = ["" if None in of_name else mean_error(of_name) for of_name in by_name.values()]
         seeds = ", ".join(str(row["seed"]) for row in found) or NOT_YET
         if len(found) < len(cell.trainings) and found:
             seeds += f" of {len(cell.trainings)}"

@@ -24,7 +24,6 @@ def test_trainings_that_differ_have_keys_that_differ(paper, training, tmp_path, 
         "iterations": 150,
         "split": "test",
         "block_gradient": False,
-        "grad_scale": 1.0,
     }
     assert set(changes) == set(asdict(training))
     keys = [training.key()]
@@ -94,7 +93,6 @@ def test_options_make_the_detector_that_is_named(paper, training):
     ended = replace(training, loss="retinanet-coco-linear").config().MODEL.PARAM_AP
     assert (ended.LOSS, ended.END_LOSS, ended.END_LOSS_FROM) == ("retinanet-coco", "linear", 0.5)
     assert l1.END_LOSS == ""
-    assert replace(training, grad_scale=1.0).config().MODEL.PARAM_AP.GRAD_SCALE == 1.0
     stock = replace(training, detector="faster_rcnn", loss="ce-l1").config()
     assert (stock.MODEL.PROPOSAL_GENERATOR.NAME, stock.MODEL.ROI_HEADS.NAME) == ("RPN", "StandardROIHeads")
     with pytest.raises(UserError, match="no config of own faster_rcnn; there are bccd retinanet"):

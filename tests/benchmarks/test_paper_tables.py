@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from paramap_d2.losses import load_loss
+
 from .made_up import BENCHMARKS, result
 
 
@@ -42,8 +44,10 @@ def test_every_table_names_its_trainings_and_the_first_seed_comes_first(paper):
                 assert (search.detector, search.name) == (one.detector, one.loss)
     blocked = [t.block_gradient for t in paper.plans.missing(plan.parts("1", {}), {})]
     assert blocked.count(True) == blocked.count(False)
-    scales = {(t.loss, t.grad_scale) for t in paper.plans.missing(plan.parts("3", {}), {})}
-    assert ("square", 1.0) in scales and ("bccd_retinanet_100_shared", None) in scales
+    (functions,) = plan.parts("3", {})
+    handcrafted = [cell.trainings[0].loss for cell in functions.cells[:4]]
+    assert {cell.labels[1] for cell in functions.cells[:4]} == {"1"}
+    assert all(head.grad_scale == 1 for loss in handcrafted for head in load_loss(loss).values())
 
 
 def test_the_rates_that_are_tried_begin_with_the_configs_own(paper):
@@ -64,6 +68,26 @@ def test_searches_are_those_of_the_table(paper):
     assert paper.plans.search_of("bccd_retinanet").evaluations == 320
     with pytest.raises(LookupError):
         paper.plans.search_of("unheard")
+
+
+def test_a_training_judged_on_test_tells_its_ap_on_val(paper, training, tmp_path):
+    rows = paper.rows.Rows(tmp_path / "trainings.db")
+    same, other, lost = (replace(training, split="test", seed=seed) for seed in (0, 1, 2))
+    rows.add("final", same, result(50.0, curve=[[750, 40.0], [1500, 51.0]]))
+    rows.add("final", lost, result(0.0, status="diverged", figures={"AP": 0.0}, curve=[[750, 40.0]]))
+    known = rows.all()
+    on_val = [paper.plans.row_of(replace(t, split="val"), known) for t in (same, other, lost)]
+    assert on_val[1] is None
+    assert [(row["AP"], row["AP50"], row["split"]) for row in (on_val[0], on_val[2])] == [
+        (51.0, None, "val"),
+        (0.0, None, "val"),
+    ]
+    assert paper.plans.row_of(same, known)["AP"] == 50.0 and paper.plans.row_of(other, known) is None
+    rows.add("curves", training, result(52.0))
+    assert paper.plans.row_of(training, rows.all())["AP50"] == 82.0  # its own row tells more
+    cell = paper.plans.Cell(("loss",), [training, replace(training, seed=2)])
+    text = paper.text.table(paper.plans.Part("", ("loss",), [cell]), rows.all())
+    assert "| loss | 26.0 ± 26.0 |  |  | 0, 2 | 1 |" in text  # no mean of the seeds that have a figure
 
 
 def test_proxies_are_ranked_against_whole_trainings(paper, tmp_path):
