@@ -14,8 +14,11 @@ from torch import Tensor
 
 from .functions import RankingFunction
 
-CHUNK_PAIRS = 2**19
-"""Pairs held at once; their temporaries come to some 30 MB in float64."""
+CHUNK_PAIRS = 2**16
+"""Pairs held at once on a CPU: few enough for what is made of them to stay near the processor."""
+
+CHUNK_PAIRS_OF_A_GPU = 2**19
+"""Held at once on a GPU, where every operation costs its start; their temporaries come to some 30 MB in float64."""
 
 CHUNK_SAMPLES = 2**13
 """Samples held at once when the positives are too many for one chunk."""
@@ -83,9 +86,13 @@ def lowest_window(anchor: Tensor, functions: Sequence[RankingFunction]) -> Tenso
     return anchor.amin() - 2 if all(function.saturates for function in functions) else None
 
 
+def _pairs_at_once(scores: Tensor) -> int:
+    return CHUNK_PAIRS if scores.is_cpu else CHUNK_PAIRS_OF_A_GPU
+
+
 def _chunks(scores: Tensor, lowest: Tensor | None, positives: int) -> Iterator[Tensor]:
     """Indices of the scores above −inf and at or above ``lowest``, in runs."""
-    step = max(CHUNK_SAMPLES, CHUNK_PAIRS // max(1, positives))
+    step = max(CHUNK_SAMPLES, _pairs_at_once(scores) // max(1, positives))
     for start in range(0, len(scores), step):
         part = scores[start : start + step]
         kept = part > -torch.inf
@@ -98,7 +105,7 @@ def _chunks(scores: Tensor, lowest: Tensor | None, positives: int) -> Iterator[T
 
 def _differences(samples: Tensor, anchor: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Runs of positives, with the differences (run, samples) that belong to them."""
-    step = max(1, CHUNK_PAIRS // len(samples))
+    step = max(1, _pairs_at_once(samples) // len(samples))
     for start in range(0, len(anchor), step):
         run = slice(start, start + step)
         yield run, samples - anchor[run, None]
