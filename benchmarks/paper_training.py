@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""One training of the paper's tables, in a process of its own: ``paper_training.py FOLDER`` (of paper_tables.py).
+"""One training of the paper's tables, in a process of its own, which paper_tables.py begins.
 
 FOLDER holds training.json, what to train. It gets a checkpoint on the way, from which a next call goes on to the same
 figures, and result.json at the end.
@@ -7,6 +7,7 @@ figures, and result.json at the end.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import json
@@ -151,6 +152,13 @@ def train(training: Any, folder: Path, until: float = math.inf) -> dict[str, Any
     return result
 
 
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", metavar="FOLDER", type=Path, help="with training.json")
+    p.add_argument("until", metavar="UNTIL", type=float, nargs="?", default=math.inf, help="Unix time to end by")
+    return p
+
+
 def main(folder: Path, until: float) -> int:
     from paper_rows import Training
 
@@ -174,4 +182,7 @@ def main(folder: Path, until: float) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else math.inf))
+    options = parser().parse_args()
+    if not (options.folder / "training.json").is_file():
+        sys.exit(f"error: {options.folder}/training.json is not there; paper_tables.py makes such folders")
+    sys.exit(main(options.folder, options.until))

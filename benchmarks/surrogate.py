@@ -50,6 +50,15 @@ def read_store(path: Path) -> tuple[list, dict]:
         return read_search(folder)
 
 
+def one_each(genomes: numpy.ndarray, aps: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Each genome once, with its mean AP: searches of one seed begin with the same draws, and what is held out must not
+    be known from another search."""
+    found: dict[tuple[float, ...], list[float]] = {}
+    for genome, ap in zip(genomes.tolist(), aps.tolist(), strict=True):
+        found.setdefault(tuple(genome), []).append(ap)
+    return numpy.array(list(found)), numpy.array([statistics.fmean(values) for values in found.values()])
+
+
 def features(genome: list[float], space) -> list[float]:
     found = []
     for loss in space.decode(genome).values():
@@ -170,7 +179,7 @@ def main() -> None:
         raise SystemExit("error: the searches are of different spaces")
     space = spaces[0]
     learnt = [learnt_from(evaluations) for evaluations, _ in read]  # each by how its own proxies went on
-    genomes, aps = (numpy.concatenate(parts) for parts in zip(*learnt, strict=True))
+    genomes, aps = one_each(*(numpy.concatenate(parts) for parts in zip(*learnt, strict=True)))
     if len(genomes) < 5 * FOLDS:
         raise SystemExit(f"error: {len(genomes)} losses are too few to learn from; {5 * FOLDS} would do")
     surrogate = Surrogate(genomes, aps, space)

@@ -39,6 +39,11 @@ def test_a_packed_store_is_read_as_its_folder_is(surrogate, tmp_path):
     )
 
 
+def test_a_genome_of_several_searches_counts_once(surrogate):
+    genomes, aps = surrogate.one_each(np.array([[0.5, 0.1], [0.2, 0.3], [0.5, 0.1]]), np.array([10.0, 7.0, 14.0]))
+    assert (genomes.tolist(), aps.tolist()) == ([[0.5, 0.1], [0.2, 0.3]], [12.0, 7.0])
+
+
 def test_a_surrogate_knows_which_loss_is_better_and_an_algorithm_climbs_it(surrogate):
     pytest.importorskip("sklearn")
     genomes = np.random.default_rng(0).random((60, SPACE.genes))
