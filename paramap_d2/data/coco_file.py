@@ -141,6 +141,9 @@ def _problem(item: dict[str, Any], categories: dict[Id, int]) -> str:
         return f"has iscrowd {_shown(item['iscrowd'])}, neither 0 nor 1"
     if item.get("ignore", 0) != 0:
         return "has 'ignore', which Detectron2 does not know: use iscrowd, or take the annotation out"
+    points = item.get("keypoints")
+    if points and not (isinstance(points, list) and len(points) % 3 == 0 and all(_is_number(v) for v in points)):
+        return f"has keypoints {json.dumps(points)[:60]}, not three numbers each"
     return _mask_problem(item.get("segmentation"))
 
 
@@ -230,6 +233,6 @@ def _annotations(
             "area": area if _is_number(area) and area > 0 else item["bbox"][2] * item["bbox"][3],
             "iscrowd": int(item.get("iscrowd", 0)),
         }
-        if "keypoints" in item and "num_keypoints" not in item:
+        if item.get("keypoints") and "num_keypoints" not in item:
             fixed["num_keypoints"] = sum(v > 0 for v in item["keypoints"][2::3])
         yield {**item, **fixed}

@@ -7,6 +7,8 @@ means would be to choose the luckiest again.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +20,7 @@ from scipy.special import stdtrit
 from .algorithms.sampling import rounded
 from .candidates import Candidate, best_candidate, ranked_candidates
 from .proxies.proxy import Task
-from .store import CONFIRM, INTERRUPTED, PROXIES, Evaluation
+from .store import CONFIRM, INTERRUPTED, PROXIES, SUPERSEDED, Evaluation
 
 if TYPE_CHECKING:  # it imports torch, which nothing here needs
     from .space import Genome
@@ -30,17 +32,25 @@ MOST_SEEDS = 1000
 """Of a confirmation: as many as a search's seed has for itself."""
 
 
-def confirmation_seed(seed: int, number: int) -> int:
+SEARCHES = 1_000_000
+"""How many searches have confirming seeds of their own."""
+
+
+def confirmation_seed(seed: int, initial: Sequence[Genome], number: int) -> int:
     """The seed of a confirming training.
 
-    No proxy, repeat or final training of any search has it, and of the confirmations of searches with other seeds
-    (modulo a million) none: what one search confirmed on its seeds, a later one that begins with it confirms on others.
+    No proxy, repeat or final training of any search has it, and no confirmation of a search that begins with other
+    losses or has another seed (but by a chance of one in :data:`SEARCHES`): what one search confirmed on its seeds, a
+    later one that begins with it confirms on others.
 
     Args:
         seed: of the search, below :data:`SEEDS_FROM`.
+        initial: the genomes that it begins with.
         number: of the training, from 0 and below :data:`MOST_SEEDS`.
     """
-    return SEEDS_FROM + MOST_SEEDS * (seed % 1_000_000) + number
+    search = json.dumps([seed, [rounded(genome) for genome in initial]])
+    own = int(hashlib.sha256(search.encode()).hexdigest(), 16) % SEARCHES
+    return SEEDS_FROM + MOST_SEEDS * own + number
 
 
 @dataclass(frozen=True)
@@ -126,9 +136,9 @@ def starting_loss(initial: Sequence[Genome], done: Iterable[Evaluation]) -> Geno
     return max(begun, key=lambda genome: means.get(tuple(genome), -math.inf))
 
 
-def confirming_tasks(challenger: Task, start: Task, seed: int, count: int) -> list[Task]:
+def confirming_tasks(challenger: Task, start: Task, seed: int, initial: Sequence[Genome], count: int) -> list[Task]:
     """The trainings of a challenger and the start, seed by seed."""
-    seeds = [confirmation_seed(seed, number) for number in range(count)]
+    seeds = [confirmation_seed(seed, initial, number) for number in range(count)]
     return [replace(task, seed=s, stage=CONFIRM) for s in seeds for task in (challenger, start)]
 
 
@@ -147,7 +157,8 @@ def verdict(evaluations: Iterable[Evaluation], settings: Mapping[str, Any]) -> V
         return Verdict(challenger, start, [], [], role)
     rows = [e for e in evaluations if e.stage == CONFIRM and (e.planned or None) == named["iterations"]]
     of: list[dict[int, Evaluation]] = [
-        {e.seed: e for e in rows if e.genome == g and e.status != INTERRUPTED} for g in (challenger, start)
+        {e.seed: e for e in rows if e.genome == g and e.status != INTERRUPTED and e.round != SUPERSEDED}
+        for g in (challenger, start)
     ]
     if min(map(len, of)) < named["seeds"]:
         return None

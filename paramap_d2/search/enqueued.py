@@ -27,7 +27,7 @@ from .algorithms.sampling import rounded
 from .names import loss_names, short_name
 from .space import Genome
 from .status import STORE, searched_space
-from .store import INTERRUPTED, PROXIES, Store
+from .store import INTERRUPTED, PROXIES, REPEAT, Evaluation, Store
 
 logger = logging.getLogger("paramap_d2.search")
 
@@ -135,8 +135,8 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
             raise UserError(f"loss {name} is in the search already: {there[tuple(genome)]}")
         there[tuple(genome)] = f"given as {name}"
         added.append({"genome": genome, "name": os.path.abspath(name) if os.path.exists(name) else name})
-    if settings.get("algorithm") in FIXED_LENGTH and _next_generation(settings, told)[1]:
-        raise UserError(f"{folder} {_takes_no_more(settings)}")
+    if why := _takes_no_more(settings, evaluations, told, len(waiting(folder)) + len(added)):
+        raise UserError(f"{folder} {why}")
     try:
         (folder / FOLDER).mkdir(exist_ok=True)
         for number, loss in enumerate(added):
@@ -147,20 +147,52 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
     return f"{len(added)} loss{'es' * (len(added) > 1)} enqueued, {prospect(folder)}"
 
 
-def _takes_no_more(settings: Mapping[str, Any]) -> str:
-    """Of a search whose generations are over and cannot become more."""
-    last = settings["generations"] - 1
-    return (
-        f"searches with {settings['algorithm']} and has begun its last generation, the {last}; "
-        "begin another search with --init"
-    )
+def _takes_no_more(
+    settings: Mapping[str, Any], evaluations: Sequence[Evaluation], told: Iterable[int], losses: int
+) -> str:
+    """Why a search whose generations cannot become more trains no further losses; "" where it does."""
+    if settings.get("algorithm") not in FIXED_LENGTH:
+        return ""
+    generation, over = _next_generation(settings, told)
+    if over:
+        why = f"has begun its last generation, the {generation - 1}"
+    elif settings.get("generations") is None and _proxies_until(generation, settings, evaluations, told, losses) > (
+        limit := settings["evaluations"]
+    ):
+        why = f"its {limit} proxies leave no room for more"
+    else:
+        return ""
+    return f"searches with {settings['algorithm']} and {why}; begin another search with --init"
 
 
 def _next_generation(settings: Mapping[str, Any], told: Iterable[int]) -> tuple[int, bool]:
     """The one that takes in what waits, and whether it is more than the search was to have."""
     generation = max(1 + max(told, default=-1), 1 + _taken(settings)["until"])
-    planned = settings.get("generations")
+    planned = settings.get("generations") or settings.get("rounds")
     return generation, planned is not None and generation >= planned
+
+
+def _proxies_until(
+    generation: int,
+    settings: Mapping[str, Any],
+    evaluations: Sequence[Evaluation],
+    told: Iterable[int],
+    losses: int,
+) -> int:
+    """Proxies that the search has made when a generation that takes in so many losses is over; its repeats apart."""
+    ended = [e for e in evaluations if e.stage in PROXIES and e.status != INTERRUPTED and e.attempt == 1]
+
+    def asked_for(number: int) -> int:
+        return settings.get("population", 0) - (
+            settings.get("elite", 0) if settings["algorithm"] == "ga" and number else 0
+        )
+
+    rest, before = 0, generation - 1
+    if before >= 0 and before not in told:
+        there = sum(e.generation == before and e.stage != REPEAT for e in ended)
+        taken = sum(loss["generation"] == before for loss in _taken(settings)["losses"])
+        rest = max(0, asked_for(before) + taken - there)
+    return len(ended) + rest + asked_for(generation) + losses
 
 
 def prospect(output: str | os.PathLike[str]) -> str:
@@ -168,12 +200,12 @@ def prospect(output: str | os.PathLike[str]) -> str:
     folder = Path(output)
     with Store(folder / STORE, readonly=True) as store:
         settings, evaluations, told = store.settings(), store.evaluations(), store.told()
+    losses = len(waiting(folder))
+    if why := _takes_no_more(settings, evaluations, told, losses):
+        return f"but {folder} {why}"
     generation, over = _next_generation(settings, told)
-    if over and settings.get("algorithm") in FIXED_LENGTH:
-        return f"but {folder} {_takes_no_more(settings)}"
-    limit = settings.get("evaluations")
-    ended = [e for e in evaluations if e.stage in PROXIES and e.status != INTERRUPTED and e.attempt == 1]
-    spent = limit is not None and len(ended) >= limit
+    limit, needed = settings.get("evaluations"), _proxies_until(generation, settings, evaluations, told, losses)
+    spent = limit is not None and needed > limit
     resume = shlex.join(["paramap", "evolve", "--resume", "--output-dir", str(folder)])
     if not over and not spent:
         return f"trained with generation {generation}" + ("" if lock.held(folder) else f": {resume}")
@@ -182,6 +214,6 @@ def prospect(output: str | os.PathLike[str]) -> str:
         ends.append(f"generation {settings['generations'] - 1} was to be the last")
         more.append(f"--generations {generation + 1}")
     if spent:
-        ends.append(f"the {limit} proxies are used up")
-        more.append(f"--evaluations {limit + settings.get('population', 0) + len(waiting(folder))}")
+        ends.append(f"{limit} proxies leave no room")
+        more.append(f"--evaluations {needed}")
     return f"but {' and '.join(ends)}: {resume} {' '.join(more)} trains more"

@@ -67,6 +67,14 @@ class Schedule:
         planned = algorithm.planned(self.generations)
         return planned if self.evaluations is None else min(planned, self.evaluations)
 
+    @property
+    def later(self) -> dict[str, tuple[int, int | None]]:
+        """What follows the proxies: by stage how many trainings of how many iterations (None: as many as a proxy's)."""
+        later = {CONFIRM: (2 * self.confirm, self.final_iterations)}
+        if self.final_iterations:
+            later[FINAL] = self.finalists, self.final_iterations
+        return later
+
 
 @dataclass(frozen=True)
 class GenerationEnd:
@@ -109,9 +117,7 @@ def evolve(
     Raises:
         NoResultError: no proxy of a generation says anything about its loss, or all of the first fail for one reason.
     """
-    later = {CONFIRM: (2 * schedule.confirm, schedule.final_iterations)}
-    if schedule.final_iterations:
-        later[FINAL] = schedule.finalists, schedule.final_iterations
+    later = schedule.later
     planned = schedule.planned(algorithm), schedule.evaluations
     trainings = Trainings(evaluate, executor, store, schedule.retries, *planned, later, on_progress)
     done, told = trainings.done, store.told()
@@ -197,10 +203,10 @@ def evolve(
             "seeds": schedule.confirm,
             "iterations": length,
         }
-    store.write_settings({"confirmation": confirmation})
+    store.write_settings({"confirmation": confirmation, "decided": proxies_asked_for(done)})
     if confirmation and challenger != start:
         pair = [Task(*_place(g, done), g, schedule.seed, iterations=length) for g in (challenger, start)]
-        trainings.run(confirming_tasks(*pair, schedule.seed, schedule.confirm))
+        trainings.run(confirming_tasks(*pair, schedule.seed, algorithm.initial, schedule.confirm))
     return done
 
 

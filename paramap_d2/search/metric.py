@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import tempfile
 import traceback
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from .proxies.config import ProxyConfig
 from .proxies.failures import first_line
 from .proxies.proxy import Outcome, Task
 from .store import FAILED, FINISHED
+
+AREAS = {"APs": (0, 32**2), "APm": (32**2, 96**2), "APl": (96**2, math.inf)}
+"""Square pixels of the objects that COCO's figures by size count."""
 
 COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 """What the project's own evaluator always gives; and the AP of each class."""
@@ -50,13 +54,31 @@ def _forget(folder: str) -> None:
             del metadata.json_file
 
 
+def _counted(dataset: str, metric: str) -> bool:
+    """Whether a data set has an object that one of COCO's figures counts."""
+    from paramap_d2.data.evaluation import read_truth
+
+    truth = read_truth(dataset)
+    objects = [item for item in truth.coco.get("annotations", ()) if not item["iscrowd"]]
+    if metric in AREAS:
+        low, high = AREAS[metric]
+        return any(low <= item["area"] <= high for item in objects)
+    names = truth.class_names
+    name = metric.removeprefix("AP-")
+    return name not in names or any(names[item["category_id"] - 1] == name for item in objects)
+
+
 def check_metric(config: ProxyConfig, metric: str, executor: Executor) -> None:
     """
     Raises:
-        UserError: the config's evaluator fails, or gives no such figure; the message has those that it gives.
+        UserError: the config's evaluator fails, or gives no such figure; the message has those that it gives. Or the
+            test data have nothing that it could be of.
     """
-    if not config.own_evaluator and metric in COCO:
-        return
+    if not config.own_evaluator:
+        if config.tested and not _counted(config.tested[0], metric):
+            raise UserError(f"--metric {metric}: data set '{config.tested[0]}' has no object that it counts")
+        if metric in COCO:
+            return
     ((_, outcome),) = executor.run(Untrained(config), [Task(0, 0, [], 0)])
     if outcome.status != FINISHED:
         raise UserError(f"the untrained detector cannot be evaluated on two images: {outcome.error}")

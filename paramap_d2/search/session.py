@@ -52,9 +52,10 @@ GENERATIONS = 4
 
 
 def run_search(options: SearchOptions) -> Candidate:
-    """Run a search or go on with one; returns the loss that it hands over. What ``paramap evolve`` calls, and Python's
-    way in: from a notebook as it stands, from a script below ``if __name__ == "__main__":``, since worker processes
-    import the script again. They know what ``options.imports`` name, and what a LazyConfig file registers.
+    """Run a search or go on with one; returns the loss that it hands over, with the trainings that decided. What
+    ``paramap evolve`` calls, and Python's way in: from a notebook as it stands, from a script below ``if __name__ ==
+    "__main__":``, since worker processes import the script again. They know what ``options.imports`` name, and what a
+    LazyConfig file registers.
 
     Raises:
         UserError: options, config, data or output folder do not fit, before anything is started.
@@ -101,6 +102,7 @@ def run_search(options: SearchOptions) -> Candidate:
             "generations": schedule.generations,
             "evaluations": schedule.evaluations,
             "planned": schedule.planned(algorithm),
+            "later": schedule.later,
             "final_iterations": schedule.final_iterations,
             "config_file": options.config_file,
             "opts": list(options.opts),
@@ -257,7 +259,7 @@ def _run(
         if confirmed is not None:
             outcome = verdict_text(confirmed, options.metric)
         logger.info(f"{outcome}, {spent}: {folder / 'best.json'}; report: {folder / 'report.html'}")
-    return best
+    return best.final or best
 
 
 def _changed_versions(store: Store) -> str:

@@ -83,6 +83,8 @@ def open_store(
         if changes:
             now = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "changes": [text for _, text in changes]}
             accepted = {**settings, "changes": [*before.get("changes", []), now]}
+            if any(key != "stopping" for key, _ in changes):
+                store.supersede()  # losses are compared that were trained alike
         store.write_settings({**accepted, **kept})
         return store
     except BaseException:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .candidates import fitness_text, ranked_candidates
+from .candidates import fitness_text, proxies_asked_for, ranked_candidates
 from .confirmation import verdict, verdict_text
 from .space import SearchSpace
 from .store import (
@@ -20,7 +20,9 @@ from .store import (
     FINISHED,
     INTERRUPTED,
     REPEAT,
+    SEARCH,
     STOPPED,
+    SUPERSEDED,
     Evaluation,
     Store,
     StoreError,
@@ -35,7 +37,7 @@ class Progress:
     """How far a search is."""
 
     done: int  # trainings that ended, with all their tries
-    planned: int | None  # None where the settings do not say
+    planned: int | None  # trainings that are known to come, in all; None where the settings do not say
     generation: int | None  # the latest with an evaluation
     finished: int
     stopped: int  # ended early as hopeless
@@ -53,8 +55,14 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
     statuses = Counter(e.status for e in evaluations)
     trainings = Counter(e.stage for e in evaluations if e.status != INTERRUPTED and e.attempt == 1)
     done, planned = trainings.total(), settings.get("planned")
+    proxy = next((e.planned for e in evaluations if e.stage == SEARCH and e.planned), None)
+    lengths = sum(_length(e, proxy) for e in evaluations if e.status != INTERRUPTED and e.attempt == 1)
+    left = 0.0
     if planned is not None:
         planned = max(all_planned(planned, settings.get("evaluations"), trainings), done)
+        later = _later(evaluations, settings)
+        left = planned - done + sum(count * (length / proxy if length and proxy else 1) for count, length in later)
+        planned += sum(count for count, _ in later)
     compute = sum(e.seconds for e in evaluations)
     wall = _wall_seconds(evaluations)
     workers = settings.get("workers") or len({e.worker for e in evaluations})
@@ -70,8 +78,35 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
         compute_seconds=compute,
         wall_seconds=wall,
         utilisation=min(compute / (wall * workers), 1.0) if wall > 0 else None,
-        seconds_left=wall / done * (planned - done) if planned is not None and done and wall > 0 else None,
+        seconds_left=wall / lengths * left if planned is not None and lengths and wall > 0 else None,
     )
+
+
+def _length(e: Evaluation, proxy: int | None) -> float:
+    """Of a training, in lengths of a proxy; one that was ended early counts as it was planned, for others will be."""
+    return e.planned / proxy if e.stage in (FINAL, CONFIRM) and e.planned and proxy else 1.0
+
+
+def _later(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> list[tuple[int, int | None]]:
+    """Final and confirming trainings that are still to come: how many of how many iterations."""
+    asked_for = proxies_asked_for(evaluations)
+    named = settings.get("confirmation")
+    if settings.get("decided") != asked_for:  # the finals are not over
+        finals = sum(e.stage == FINAL and e.round == asked_for and e.attempt == 1 for e in evaluations)
+        ahead = settings.get("later", {})
+        return [(max(0, count - finals * (stage == FINAL)), iterations) for stage, (count, iterations) in ahead.items()]
+    if not named or named["challenger"] == named["start"]:
+        return []
+    made = {
+        (tuple(e.genome), e.seed)
+        for e in evaluations
+        if e.stage == CONFIRM
+        and e.genome in (named["challenger"], named["start"])
+        and (e.planned or None) == named["iterations"]
+        and e.status != INTERRUPTED
+        and e.round != SUPERSEDED
+    }
+    return [(max(0, 2 * named["seeds"] - len(made)), named["iterations"])]
 
 
 def all_planned(proxies: int, limit: int | None, beside: Mapping[str, int]) -> int:

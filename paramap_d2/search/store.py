@@ -45,6 +45,10 @@ SEARCH, ENQUEUED, REPEAT, FINAL, CONFIRM = "search", "enqueued", "repeat", "fina
 from another seed, a longer training of a finalist, and one that confirms the challenger or the start from a seed that
 nothing else had."""
 
+SUPERSEDED = -1
+"""Round of the final and confirming trainings that were made before the user accepted a change of config or data: with
+them nothing is decided any more."""
+
 PROXIES = (SEARCH, ENQUEUED, REPEAT)
 """Stages of the proxy's length; the others are longer, or of other seeds."""
 
@@ -80,7 +84,7 @@ class Evaluation:
     cause: str = ""  # why it is FAILED: LOSS or one of MACHINE
     attempt: int = 1  # at this training, from 1: what the machine failed is tried again
     versions: dict[str, str] = field(default_factory=dict)  # of what it was trained with, by package; and the machine
-    round: int = 0  # of a FINAL: the proxies that the search had asked for when it last decided between finalists
+    round: int = 0  # of a FINAL: the proxies asked for when it last decided between finalists; or SUPERSEDED
     id: int = 0  # order of ending, from 1; given by the store
 
     @property
@@ -289,6 +293,11 @@ class Store:
         with self._one_line(UNWRITABLE), self._transaction():
             marks = [(round_, e.id) for e in finals]
             self._db.executemany("UPDATE evaluations SET round = ? WHERE id = ?", marks)
+
+    def supersede(self) -> None:
+        """Commit that the final and confirming trainings so far decide nothing any more."""
+        with self._one_line(UNWRITABLE):
+            self._db.execute("UPDATE evaluations SET round = ? WHERE stage IN (?, ?)", (SUPERSEDED, FINAL, CONFIRM))
 
     def tell(self, generation: int, told: Told) -> None:
         """Commit what the algorithm is about to be told."""

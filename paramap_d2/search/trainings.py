@@ -20,6 +20,7 @@ from .store import (
     PROXIES,
     REPEAT,
     SEARCH,
+    SUPERSEDED,
     Evaluation,
     Store,
     StoreError,
@@ -92,7 +93,7 @@ class Trainings:
         self._extra: Counter[str] = Counter()  # trainings by stage, beside the planned ones
         self._tasks: Sequence[Task] = ()
         self._trained = 0.0
-        ended = [e for e in store.evaluations() if e.status != INTERRUPTED]
+        ended = [e for e in store.evaluations() if e.status != INTERRUPTED and e.round != SUPERSEDED]
         self._tries = Counter(map(_key_of, ended))
         self._last = {_key_of(e): e for e in ended}
         self._repeats = sorted((e for e in self._last.values() if e.stage == REPEAT), key=lambda e: e.id)
@@ -204,7 +205,8 @@ class Trainings:
 
     def _length(self, iterations: int | None) -> float:
         """Of a training, in lengths of a proxy."""
-        proxy = next((e.planned for e in self.done if e.stage == SEARCH and e.planned), None)
+        known = (*self.done, *self._last.values())
+        proxy = next((e.planned for e in known if e.stage == SEARCH and e.planned), None)
         return iterations / proxy if iterations and proxy else 1.0
 
     def _keep(self, found: Sequence[Evaluation]) -> None:

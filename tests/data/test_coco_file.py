@@ -91,6 +91,8 @@ def test_no_files(path, message, tmp_path):
         (change("annotations", image_id=8), "no annotation is of an image that the file lists"),
         (change("annotations", iscrowd="0"), 'has iscrowd "0", neither 0 nor 1'),
         (change("annotations", iscrowd=None), "has iscrowd null, neither 0 nor 1"),
+        (change("annotations", keypoints=[1, 2]), "has keypoints .1, 2., not three numbers each"),
+        (change("annotations", keypoints=[1, 2, "v"]), "has keypoints .*, not three numbers each"),
         (change("annotations", ignore=1), "has 'ignore', which Detectron2 does not know"),
         (change("annotations", segmentation=[[]]), "has a segmentation without a polygon of three points"),
         (change("annotations", segmentation=[1, 2, 3, 4, 5, 6]), "has a segmentation that is no list of polygons"),
@@ -117,6 +119,8 @@ def test_entries(mistake, message, tmp_path):
         lambda coco: None,
         change("annotations", area=..., iscrowd=...),
         change("annotations", iscrowd=True, segmentation=[]),
+        change("annotations", keypoints=None),
+        change("annotations", keypoints=[]),
         change("images", width=10.0),
         change("annotations", segmentation=[[1, 1], [1, 1, 3, 1, 3, 3]]),
         add("annotations", {"id": 2, "image_id": 9, "category_id": 3, "bbox": [1, 1, 2, 2]}),  # the image was taken out

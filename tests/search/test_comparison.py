@@ -13,7 +13,7 @@ NAMED = {"challenger": FOUND, "start": START, "role": "centre", "seeds": 2, "ite
 
 def confirming(genome, *fitnesses):
     return [
-        row(20 + i, 0, f, genome=genome, stage="confirm", planned=100, seed=confirmation_seed(0, i), seconds=1800.0)
+        row(20 + i, 0, f, genome=genome, stage="confirm", planned=100, seed=confirmation_seed(0, [], i), seconds=1800.0)
         for i, f in enumerate(fitnesses)
     ]
 

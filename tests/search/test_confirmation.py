@@ -14,6 +14,7 @@ from scipy import stats
 from paramap_d2.losses import load_loss
 from paramap_d2.search.algorithms import build_algorithm
 from paramap_d2.search.algorithms.sampling import rounded
+from paramap_d2.search.candidates import ranked_candidates
 from paramap_d2.search.confirmation import (
     MOST_SEEDS,
     SEEDS_FROM,
@@ -117,7 +118,7 @@ def test_more_seeds_may_be_added_and_repeat_nothing(tmp_path):
         return noisy(task)
 
     evaluations, settings, _ = search(tmp_path / "out", counted, confirm=5)
-    assert made == [(CONFIRM, confirmation_seed(5, number)) for number in (3, 3, 4, 4)]
+    assert made == [(CONFIRM, confirmation_seed(5, [START], number)) for number in (3, 3, 4, 4)]
     assert len(verdict(evaluations, settings).of_start) == 5
     assert story(evaluations) == story(search(tmp_path / "once", confirm=5)[0])
 
@@ -182,7 +183,7 @@ def test_what_fails(tmp_path):
     assert verdict_text(found, "AP") == "start handed over: confirming trainings failed"
 
     def diverging(task):
-        last = task.stage == CONFIRM and task.seed == confirmation_seed(5, 2) and task.genome != START
+        last = task.stage == CONFIRM and task.seed == confirmation_seed(5, [START], 2) and task.genome != START
         return Outcome("diverged", planned=task.iterations) if last else noisy(task)
 
     one, settings, _ = search(tmp_path / "diverging", diverging, generations=5)
@@ -194,7 +195,9 @@ def test_what_fails(tmp_path):
 
 def rows(challenger, start):
     def of(genome, values):
-        return [Evaluation(0, 0, genome, confirmation_seed(0, s), FINISHED, v, stage=CONFIRM) for s, v in values]
+        return [
+            Evaluation(0, 0, genome, confirmation_seed(0, [START], s), FINISHED, v, stage=CONFIRM) for s, v in values
+        ]
 
     return [*of([0.5], enumerate(challenger)), *of([0.1], enumerate(start))]
 
@@ -222,7 +225,7 @@ def test_the_text_tells_which_and_the_gain_with_its_interval():
 def test_there_is_no_verdict_before_all_seeds_have_ended(missing):
     found = rows([28, 29, 30], [26, 27, 28])
     assert verdict(found[:missing] + found[missing + 1 :], named(3)) is None
-    cut_off = Evaluation(0, 0, [0.5], confirmation_seed(0, 3), INTERRUPTED, 0.0, stage=CONFIRM)
+    cut_off = Evaluation(0, 0, [0.5], confirmation_seed(0, [START], 3), INTERRUPTED, 0.0, stage=CONFIRM)
     assert verdict([*found, cut_off], named(4)) is None and verdict([*found, cut_off], named(3)) is not None
 
 
@@ -245,11 +248,48 @@ def test_no_interval_from_two_values():
     assert half_width([30.0], [20.0, 21.0]) == pytest.approx(12.706 * math.sqrt(0.75), abs=1e-3)
 
 
-@given(st.integers(0, 10**6 - 1), st.integers(0, 10**6 - 1), st.integers(0, MOST_SEEDS - 1), st.integers(0, 999))
-def test_no_two_searches_share_a_seed_and_all_fit_numpys(one, other, number, another):
-    seed = confirmation_seed(one, number)
-    assert SEEDS_FROM <= seed < 2**32
-    assert (seed == confirmation_seed(other, another)) == ((one, number) == (other, another))
+@given(st.integers(0, SEEDS_FROM - 1), st.floats(0, 1), st.integers(0, MOST_SEEDS - 1))
+def test_confirming_seeds_fit_numpys_and_are_of_one_search(seed, gene, number):
+    found = confirmation_seed(seed, [[gene]], number)
+    assert SEEDS_FROM <= found < 2**32
+    assert found == confirmation_seed(seed, [rounded([gene])], 0) + number
+
+
+def test_searches_that_begin_otherwise_confirm_on_other_seeds():
+    begun = [(seed, [[0.01 * gene]]) for seed in range(10) for gene in range(50)]
+    assert len({confirmation_seed(seed, initial, 0) for seed, initial in begun}) == len(begun)
+
+
+@pytest.mark.parametrize("final_iterations", [None, 300])
+def test_losses_that_no_generation_asked_for_are_trained_in_folders_of_their_own(tmp_path, final_iterations):
+    tasks = []
+
+    def kept(task):
+        tasks.append(task)
+        return noisy(task)
+
+    search(tmp_path / "out", kept, algorithm="ppo", final_iterations=final_iterations)
+    places = {(task.generation, task.position) for task in tasks if task.stage == CONFIRM}
+    assert len(places) == (2 if final_iterations else 1)  # neither the centre nor the start was asked for
+    assert len({task.name for task in tasks}) == len(tasks)
+
+
+def test_after_an_accepted_change_both_losses_are_confirmed_anew(tmp_path):
+    search(tmp_path / "out", final_iterations=300)
+    with Store(tmp_path / "out" / "search.db") as store:
+        store.supersede()
+
+    def better(task):
+        outcome = noisy(task)
+        outcome.fitness += 50
+        return outcome
+
+    evaluations, settings, _ = search(tmp_path / "out", better, final_iterations=300)
+    found = verdict(evaluations, settings)
+    assert {len(found.of_challenger), len(found.of_start)} == {3} and abs(found.gain) < 30
+    assert min(e.fitness for e in [*found.of_challenger, *found.of_start]) > 40
+    assert len(confirming(evaluations)) == 12 and handed_over(evaluations, settings).mean > 40
+    assert ranked_candidates(evaluations)[0].final.mean > 40
 
 
 def test_the_start_is_the_best_of_the_initial_losses_by_its_means():

@@ -1,6 +1,7 @@
 """Losses that a user puts beside those that a search asks for."""
 
 import json
+import re
 
 import fake_proxies
 import pytest
@@ -161,14 +162,37 @@ def test_a_search_of_fixed_length_is_not_told_to_get_more_generations(tmp_path, 
 def test_a_budget_that_is_used_up_says_so(tmp_path, losses):
     search(tmp_path / "out", generations=None, evaluations=9)
     with Store(tmp_path / "out" / "search.db") as store:
-        store.write_settings({"generations": None, "evaluations": 9, "population": 5})
+        store.write_settings({"generations": None, "evaluations": 9, "population": 5, "elite": 1})
     said = enqueue(tmp_path / "out", losses[:2])
-    assert said.startswith("2 losses enqueued, but the 9 proxies are used up: paramap evolve --resume")
-    assert said.endswith(" --evaluations 16 trains more")
+    assert said.startswith("2 losses enqueued, but 9 proxies leave no room: paramap evolve --resume")
+    assert said.endswith(" --evaluations 15 trains more")
     names = f"{short_name(losses[0])}, {short_name(losses[1])}"
     assert said.replace("2 losses enqueued,", f"enqueued     {names}:") in overview(tmp_path / "out")[1]
-    search(tmp_path / "out", generations=None, evaluations=16)
+    search(tmp_path / "out", generations=None, evaluations=15)
     assert [name for _, name in names_of(tmp_path / "out")] == ["loss_0", "loss_1"]
+
+
+@pytest.mark.parametrize("name", ["ga", "cmaes", "random"])
+@pytest.mark.parametrize("budget", [3, 5, 6, 11])
+def test_the_budget_that_is_named_is_enough(tmp_path, losses, name, budget):
+    """Wherever the old one ended: before, at or within a generation."""
+    out = tmp_path / "out"
+    begin(out, population=5, elite=1, generations=None, evaluations=budget, algorithm=name)
+    search(out, name, generations=None, evaluations=budget)
+    more = int(re.search(r"--evaluations (\d+) trains more", enqueue(out, losses))[1])
+    search(out, name, generations=None, evaluations=more)
+    assert len(names_of(out)) == 3 and not waiting(out)
+
+
+def test_a_budget_of_a_fixed_length_without_room_takes_nothing_in(tmp_path, losses):
+    begun = {"enqueued": {"until": 0, "losses": []}}  # the first generation
+    begin(tmp_path, algorithm="ppo", generations=None, evaluations=8, rounds=2, population=4, **begun)
+    with pytest.raises(UserError, match="its 8 proxies leave no room for more; begin another search with --init"):
+        enqueue(tmp_path, losses[:1])
+    assert not waiting(tmp_path)
+    with Store(tmp_path / "search.db") as store:
+        store.write_settings({"evaluations": 9})
+    enqueue(tmp_path, losses[:1])
 
 
 def test_a_budget_holds_and_what_it_cuts_off_comes_with_a_larger_one(tmp_path, losses):
@@ -183,7 +207,7 @@ def test_a_budget_holds_and_what_it_cuts_off_comes_with_a_larger_one(tmp_path, l
 
 
 def test_a_proxy_that_was_interrupted_is_none_of_the_budget(tmp_path, losses):
-    begin(tmp_path / "out", generations=None, evaluations=1, population=5)
+    begin(tmp_path / "out", generations=None, evaluations=6, population=5)
     with Store(tmp_path / "out" / "search.db") as store:
         store.add(Evaluation(0, 0, LINEAR, 9, INTERRUPTED, 0.0))
     assert enqueue(tmp_path / "out", losses[:1]).startswith("1 loss enqueued, trained with generation 0")

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from paramap_d2.search.metric import check_metric
 class Config:
     results: dict
     own_evaluator: bool = True
+    tested: tuple = ()
 
     def untrained(self, folder):
         assert folder.is_dir()
@@ -26,6 +28,22 @@ def test_a_figure_that_an_own_evaluator_gives():
 def test_the_projects_evaluator_is_not_asked_for_what_it_always_gives():
     check_metric(Config(RuntimeError("asked"), own_evaluator=False), "AP50", InlineExecutor())
     check_metric(Config({"bbox": {"AP-circle": 1.0}}, own_evaluator=False), "AP-circle", InlineExecutor())
+
+
+@pytest.mark.parametrize(
+    "metric, there", [("APs", False), ("APm", True), ("APl", False), ("AP-disk", True), ("AP-ring", False)]
+)
+def test_a_figure_that_the_test_data_have_nothing_of(monkeypatch, metric, there):
+    """One object of 40 by 40 pixels is a disk; a crowd and nothing else is a ring."""
+    objects = [{"area": 1600.0, "category_id": 1, "iscrowd": 0}, {"area": 1e5, "category_id": 2, "iscrowd": 1}]
+    truth = SimpleNamespace(coco={"annotations": objects}, class_names=("disk", "ring"))
+    monkeypatch.setattr("paramap_d2.data.evaluation.read_truth", lambda name: truth)
+    config = Config({"bbox": {"AP-disk": 1.0, "AP-ring": 1.0}}, own_evaluator=False, tested=("toy_val",))
+    if there:
+        check_metric(config, metric, InlineExecutor())
+    else:
+        with pytest.raises(UserError, match=f"--metric {metric}: data set 'toy_val' has no object that it counts"):
+            check_metric(config, metric, InlineExecutor())
 
 
 @pytest.mark.parametrize(

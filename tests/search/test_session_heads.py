@@ -18,7 +18,7 @@ class FakeConfig:
 
     loss = "linear"
     defaults = {}
-    datasets = ()
+    datasets = tested = ()
     loss_keys = ["MODEL.PARAM_AP.LOSS"]
     settings = {"SOLVER.MAX_ITER": "10"}
     own_evaluator = False
@@ -121,3 +121,9 @@ def test_heads_that_do_not_fit_start_nothing(search, tmp_path, detector, more, m
     with pytest.raises(UserError, match=message) as raised:
         search(detector, **more)
     assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
+
+
+def test_the_loss_that_is_handed_over_comes_with_what_decided(search):
+    """Of a centre there are no proxies, and of its final trainings a mean."""
+    best = search(["dense"], final_iters=20, confirm=0)
+    assert {e.stage for e in best.evaluations} == {"final"} and best.mean == best.first.fitness

@@ -9,7 +9,7 @@ from paramap_d2.errors import UserError
 from paramap_d2.search.options import SearchOptions, merged_opts, resumed_options
 from paramap_d2.search.settings import open_store
 from paramap_d2.search.space import SearchSpace
-from paramap_d2.search.store import Store, StoreError
+from paramap_d2.search.store import CONFIRM, FINAL, SEARCH, SUPERSEDED, Evaluation, Store, StoreError
 
 SPACE = SearchSpace(("dense",), points=1, mode="shared").describe()
 CONFIG = {"SOLVER.MAX_ITER": "100", "augmentations.0": "Flip"}
@@ -67,6 +67,19 @@ def test_what_changed_is_accepted_once_and_recorded(tmp_path):
     assert len(opened(tmp_path, accept_changes=True)["changes"]) == 2
     with pytest.raises(StoreError, match="--seed"):  # which never is
         opened(tmp_path, {"seed": 2}, accept_changes=True)
+
+
+@pytest.mark.parametrize(
+    "change, round_", [({"data": {"bccd_train": "34cd"}}, SUPERSEDED), ({"stopping": "median"}, 0)]
+)
+def test_confirmations_before_a_change_of_config_or_data_decide_nothing(tmp_path, change, round_):
+    opened(tmp_path, resume=False)
+    with Store(tmp_path / "search.db") as store:
+        for stage in (SEARCH, FINAL, CONFIRM):
+            store.add(Evaluation(0, 0, [0.5], 0, "finished", 30.0, stage=stage))
+    opened(tmp_path, change, accept_changes=True)
+    with Store(tmp_path / "search.db") as store:
+        assert [e.round for e in store.evaluations()] == [0, round_, round_]
 
 
 def test_a_key_of_a_newer_version_is_no_change_at_its_default(tmp_path):

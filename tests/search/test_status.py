@@ -26,6 +26,35 @@ def test_progress_of_two_workers():
     assert now.seconds_left == pytest.approx(200 / 4 * 6)
 
 
+def test_what_follows_the_proxies_is_known_from_the_start():
+    """Two proxies of 100 iterations, two finals and two confirmations of 1,000."""
+    settings = {"generations": 1, "planned": 2, "workers": 1, "later": {"confirm": [2, 1000], "final": [2, 1000]}}
+    named = {"challenger": [0.6], "start": [0.1], "seeds": 1, "iterations": 1000, "role": "best finalist"}
+    rows = [evaluation(n, 0, n - 1, started=100.0 * n, seconds=100.0, planned=100) for n in (1, 2)]
+
+    def told(decided=None):
+        now = progress(rows, settings if decided is None else {**settings, "decided": 2, "confirmation": decided})
+        return now.done, now.planned, now.seconds_left and round(now.seconds_left)
+
+    assert progress(rows[:1], settings).seconds_left == pytest.approx(100 * 41)
+    assert told() == (2, 6, 4000)
+    final = {"stage": "final", "round": 2, "planned": 1000, "seconds": 1000.0}
+    rows.append(evaluation(3, started=300.0, **final))
+    assert told() == (3, 6, 3000)
+    rows.append(evaluation(4, started=1300.0, genome=[0.6], **final))
+    assert told() == told(named) == (4, 6, 2000)
+    confirm = {"stage": "confirm", "planned": 1000, "seconds": 1000.0, "seed": 9}
+    rows.append(evaluation(5, started=2300.0, genome=[0.6], **confirm))
+    assert told(named) == (5, 6, 1000)
+    rows.append(evaluation(6, started=3300.0, genome=[0.1], **confirm))
+    assert told(named) == (6, 6, 0)
+    del rows[4:]
+    assert told({**named, "challenger": [0.1]}) == (4, 4, 0)  # nothing to confirm
+    settings["planned"] = 4  # it goes on, with finals and confirmations of its own
+    rows.append(evaluation(5, 1, 0, started=2300.0, seconds=100.0, planned=100))
+    assert told(named) == (5, 6 + 4, 4100)
+
+
 def test_a_pause_is_no_time_of_the_search():
     rows = [
         evaluation(1, 0, 0, started=1000.0, seconds=50.0),

@@ -44,6 +44,7 @@ class ProxyConfig(Protocol):
     settings: Mapping[str, str]  # everything that makes two searches the same, by key
     defaults: Mapping[str, str]  # of settings, where they are known: what a key has that the config does not name
     datasets: tuple[str, ...]  # trained and evaluated on, as far as the config names them
+    tested: tuple[str, ...]  # of these the ones that it is evaluated on; the first one's figures count
     own_evaluator: bool  # whether the figures are those of an evaluator that is not the project's
 
     def untrained(self, folder: Path) -> Results:
@@ -94,6 +95,7 @@ class YamlProxyConfig:
     settings: Mapping[str, str]
     defaults: Mapping[str, str]
     datasets: tuple[str, ...]
+    tested: tuple[str, ...]
     own_evaluator: bool
     code: UserCode
     loss_keys = ["MODEL.PARAM_AP.LOSS"]
@@ -133,6 +135,7 @@ class YamlProxyConfig:
             settings,
             _without(_flat(parse_config("{}", code.add_keys())), own),
             tuple(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])),
+            tuple(cfg.DATASETS.TEST),
             bool(cfg.PROXY.TRAINER),
             code,
         )
@@ -157,7 +160,8 @@ class YamlProxyConfig:
             def build_evaluator(cls, cfg: CfgNode, dataset_name: str, *args: Any, **options: Any) -> Any:
                 if cfg.PROXY.TRAINER:
                     return super().build_evaluator(cfg, dataset_name, *args, **options)
-                return build_evaluator(dataset_name, voc=False)  # the fitness is one of COCO's figures; no files
+                # The fitness is one of COCO's figures; no files.
+                return build_evaluator(dataset_name, voc=False, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
             @classmethod
             def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -216,6 +220,7 @@ class LazyProxyConfig:
     loss_keys: list[str]
     settings: Mapping[str, str]
     datasets: tuple[str, ...]
+    tested: tuple[str, ...]
     own_evaluator: bool
     code: UserCode
     config_file: str  # executed where it is trained, too, for what it registers
@@ -260,6 +265,7 @@ class LazyProxyConfig:
             keys,
             _without(settings, own) | _shared(processes, batch, lazy_config.OmegaConf.select(cfg, batch)),
             tuple(lazy_config.dataset_names(cfg)),
+            tuple(lazy_config.dataset_names(cfg, ["test"])),
             lazy_config.target(cfg.dataloader.evaluator) is not build_evaluator,
             code,
             os.path.abspath(config_file),

@@ -73,9 +73,13 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Of its folder; the same for all attempts."""
-        longer = "" if self.iterations is None else f"_{self.iterations}"
-        return f"g{self.generation:03d}_{self.position:03d}_s{self.seed}{longer}"
+        """Of its folder; the same for all attempts. A final or confirming training may be of a loss that no generation
+        asked for, and then has no place of its own: its genes tell it apart."""
+        name = f"g{self.generation:03d}_{self.position:03d}_s{self.seed}"
+        if self.stage not in (FINAL, CONFIRM):
+            return name
+        genes = hashlib.sha256(json.dumps(list(self.genome)).encode()).hexdigest()[:6]
+        return f"{name}_{self.iterations or 'proxy'}_{genes}"
 
 
 @dataclass
@@ -217,6 +221,8 @@ class Proxy:
         fitness = self._fitness(results, outcome)
         if math.isfinite(fitness):
             outcome.status, outcome.fitness = FINISHED, fitness
+        elif "bbox/AP" in outcome.metrics:
+            raise ValueError(f"the evaluator gives no value of {self.metric}: the test data have nothing of it")
         else:
             outcome.status, outcome.error = NO_DETECTIONS, "the trained detector finds nothing"
 
