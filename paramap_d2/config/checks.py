@@ -22,6 +22,9 @@ from .stock_keys import ConfigError, check_amp, check_batch, check_solver, check
 
 logger = logging.getLogger(__name__)
 
+COCO_KEYPOINTS = 17
+"""Of its persons; their OKS widths are pycocotools' own."""
+
 
 def detector_heads(cfg: CfgNode) -> tuple[str, ...]:
     """The heads of a loss file that the config's detector trains with; none for a detector with other losses."""
@@ -178,7 +181,8 @@ def check_config(
     check_stock_keys(cfg, eval_only, own, elsewhere)
     if not fitness:
         make_output_folder(cfg.OUTPUT_DIR)
-    if not (resume and has_checkpoint(cfg.OUTPUT_DIR)):
+    goes_on = resume and has_checkpoint(cfg.OUTPUT_DIR)
+    if not goes_on:
         check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, needed=eval_only, content=not own)
     if not eval_only:
         check_amp("SOLVER.AMP.ENABLED", cfg.SOLVER.AMP.ENABLED, elsewhere)
@@ -192,6 +196,8 @@ def check_config(
         more["calibrated"] = "MODEL.PARAM_AP.CALIBRATE_ON", cfg.MODEL.PARAM_AP.CALIBRATE_ON
         warn_if_trained_on(cfg.MODEL.PARAM_AP.CALIBRATE_ON, train)
     check_data(train, cfg.DATASETS.TEST, num_classes(cfg), cfg.INPUT.CHECK_IMAGES, **more)
+    if cfg.MODEL.KEYPOINT_ON:
+        _check_keypoints(cfg, train, own)
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
         raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {cfg.SOLVER.OPTIMIZER}")
     for pair in cfg.SOLVER.LR_FACTORS:
@@ -213,7 +219,7 @@ def check_config(
             )
         except ValueError as error:
             raise ConfigError(f"MODEL.DEFORMABLE_DETR: {error}") from None
-    if "timm" in cfg.MODEL.BACKBONE.NAME and not cfg.MODEL.WEIGHTS:
+    if "timm" in cfg.MODEL.BACKBONE.NAME and not (cfg.MODEL.WEIGHTS or goes_on):
         from paramap_d2.modeling.timm_backbone import check_pixels
 
         timm, model = cfg.MODEL.TIMM, cfg.MODEL
@@ -228,10 +234,32 @@ def check_config(
         logger.warning(
             "MODEL.PARAM_AP.LOSS %s is not used: this %s trains with losses of its own", options.LOSS, detector
         )
-    if heads:
+    if heads and not eval_only:  # a detector is built for inference without its loss
         check_loss(heads, options.LOSS, *given)
-        if options.GLOBAL_BATCH and not eval_only:
+        if options.GLOBAL_BATCH:
             check_top_k("MODEL.PARAM_AP.TOP_K", options.TOP_K, "MODEL.PARAM_AP.GLOBAL_BATCH False", processes)
+
+
+def _check_keypoints(cfg: CfgNode, train: Sequence[str], own_evaluator: bool) -> None:
+    """
+    Raises:
+        ConfigError: keypoints that have no names to be mirrored by, or as many widths as there are none of.
+    """
+    from detectron2.data import MetadataCatalog
+
+    for name in train:
+        if not MetadataCatalog.get(name).get("keypoint_names"):
+            raise ConfigError(
+                f"data set {name} has no keypoint_names, and the config trains keypoints: give its metadata "
+                "keypoint_names, keypoint_flip_map and keypoint_connection_rules where it is registered"
+            )
+    key, count = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    widths = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or COCO_KEYPOINTS
+    if widths != count and cfg.DATASETS.TEST and not own_evaluator:
+        raise ConfigError(
+            f"TEST.KEYPOINT_OKS_SIGMAS must hold a number for each of the {count} keypoints ({key}), not "
+            f"{len(cfg.TEST.KEYPOINT_OKS_SIGMAS)} (none stands for COCO's {COCO_KEYPOINTS})"
+        )
 
 
 def check_top_k(key: str, top_k: int | None, instead: str, processes: int) -> None:

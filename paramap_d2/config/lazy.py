@@ -271,7 +271,8 @@ def check_lazy_config(
     if not fitness:
         make_output_folder(cfg.train.output_dir)
     check_lazy_stock_keys(cfg, eval_only, elsewhere)
-    if not (resume and has_checkpoint(cfg.train.output_dir)):
+    goes_on = resume and has_checkpoint(cfg.train.output_dir)
+    if not goes_on:
         check_weights("train.init_checkpoint", cfg.train.init_checkpoint, needed=eval_only)
     if not eval_only:
         check_amp("train.amp.enabled", cfg.train.amp.enabled, elsewhere)
@@ -295,23 +296,22 @@ def check_lazy_config(
         warn_if_trained_on(cfg.train.calibrate_on, train)
     check_data(train, test, num_classes(cfg), cfg.train.check_images, **more)
     _check_detr(cfg)
-    if not OmegaConf.select(cfg, "train.init_checkpoint"):
+    if not (OmegaConf.select(cfg, "train.init_checkpoint") or goes_on):
         _check_timm(cfg)
     if cfg.train.calibrate_on:
         test_loader_of(cfg, cfg.train.calibrate_on)
     end = ("train.end_loss", "train.end_loss_from"), cfg.train.end_loss, cfg.train.end_loss_from
     if not _losses(cfg) and not eval_only:
         check_end_loss(*end, ())
-    for head, of_head in _losses(cfg).items():
+    for head, of_head in _losses(cfg).items() if not eval_only else ():  # inference needs no loss
         for options in of_head:
             known = ("quality", "block_gradient", "top_k", "grad_scale")
             others = {key: options[key] for key in known if key in options}
             check_loss((head,), options.loss, **others)
-            if options.get("global_batch", True) and not eval_only:
+            if options.get("global_batch", True):
                 key = options._get_full_key
                 check_top_k(key("top_k"), options.get("top_k"), f"{key('global_batch')}=False", processes)
-            if not eval_only:
-                check_end_loss(*end, (head,), **others)
+            check_end_loss(*end, (head,), **others)
 
 
 def num_classes(cfg: DictConfig) -> tuple[str, int] | None:

@@ -69,6 +69,9 @@ class NumberedCOCOEvaluator(COCOEvaluator):
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Sequence[Any] | None = None) -> None:
         found = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
         tasks = self._tasks or self._tasks_from_predictions(found)
+        if "segm" in tasks and not all(item.get("segmentation") for item in self._truth.coco.get("annotations", ())):
+            logger.warning(f"data set '{self._metadata.name}' has objects without a mask: its masks are not evaluated")
+            tasks = [task for task in tasks if task != "segm"]
         categories = self._truth.categories
         for item in found:
             if item["category_id"] >= len(categories):
@@ -171,6 +174,7 @@ def build_evaluator(
     distributed: bool = True,
     voc: bool = True,
     scores: str | None = None,
+    kpt_oks_sigmas: Sequence[float] = (),
 ) -> DatasetEvaluator:
     """The evaluator of a data set, for `DefaultTrainer.build_evaluator` and for a LazyCall alike.
 
@@ -184,6 +188,7 @@ def build_evaluator(
         distributed: gather the predictions of all ranks.
         voc: give VOC's figures too for data in VOC form.
         scores: a folder: give figures of the scores too, under `scores`, and leave a reliability diagram there.
+        kpt_oks_sigmas: of each keypoint, as TEST.KEYPOINT_OKS_SIGMAS; empty for COCO's own 17.
 
     Raises:
         DatasetError: the data set is not registered, not there or not readable, or is of another kind.
@@ -195,6 +200,7 @@ def build_evaluator(
             f"data set '{dataset_name}' has evaluator type '{kind}'; this evaluates 'coco' and 'pascal_voc'"
         )
     options = {"tasks": tasks, "distributed": distributed, "output_dir": output_dir}
+    options["kpt_oks_sigmas"] = list(kpt_oks_sigmas)
     evaluators: list[DatasetEvaluator] = [NumberedCOCOEvaluator(dataset_name, read_truth(dataset_name), **options)]
     if kind == "pascal_voc" and voc:
         evaluators.append(VOCEvaluator(dataset_name, distributed))

@@ -1,5 +1,5 @@
 """Training: by a YAML config or a LazyConfig, and what makes it fast on a CPU."""
 
-from .trainer import Trainer
+from .trainer import Trainer, resumed
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "resumed"]

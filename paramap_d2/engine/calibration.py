@@ -237,6 +237,10 @@ def warn_if_uncalibrated(model: nn.Module, checkpoint: Mapping[str, Any]) -> Non
         )
 
 
+CALIBRATED = ("model_calibrated.pth", "calibration.json", "reliability.png")
+"""What a calibration leaves beside ``model_final.pth``."""
+
+
 class CalibrationHook(HookBase):
     """Calibrates the trained model at the end of a training, which leaves ``model_calibrated.pth``,
     ``calibration.json`` and ``reliability.png``. The model, and ``model_final.pth``, stay as trained.
@@ -266,9 +270,9 @@ class CalibrationHook(HookBase):
         except UserError as error:
             logger.warning("The detector is not calibrated on %s: %s", self.dataset_name, error)
             return
-        checkpoint = self.folder / "model_calibrated.pth"
+        checkpoint, *beside = (self.folder / name for name in CALIBRATED)
         try:
-            save(self.model, calibrated, checkpoint, self.folder / "calibration.json", self.folder / "reliability.png")
+            save(self.model, calibrated, checkpoint, *beside)
         except OSError as error:
             logger.warning("The calibrated detector cannot be kept in %s: %s", self.folder, error.strerror or error)
             return

@@ -15,6 +15,9 @@ from paramap_d2.errors import UserError
 
 __all__ = ["TrainedCheckpointer", "check_resumable", "last_checkpoint"]
 
+KINDS = ("betas", "momentum")
+"""Options that Adam's kin and SGD have, and not the other."""
+
 STATES = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "sum")
 """What torch's SGD, Adam, AdamW and Adagrad hold in the shape of each parameter. Their fused CPU kernels do not compare
 shapes: another one is read and written past its end."""
@@ -86,6 +89,8 @@ def check_resumable(model: nn.Module, optimizer: torch.optim.Optimizer, path: st
     if [len(group["params"]) for group in state["param_groups"]] != [len(g["params"]) for g in optimizer.param_groups]:
         raise UserError(f"cannot go on from {path}: its optimizer trained other parameters than the config's: {mend}")
     for before, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        if any((key in before) != (key in group) for key in KINDS):
+            raise UserError(f"cannot go on from {path}: its optimizer is of another kind than the config's: {mend}")
         for number, parameter in zip(before["params"], group["params"], strict=True):
             for key, value in state["state"].get(number, {}).items():
                 if key in STATES and isinstance(value, Tensor) and value.shape != parameter.shape:

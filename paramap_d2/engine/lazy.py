@@ -24,9 +24,14 @@ from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
 from .trained_loss import TrainedLoss
 
 
-def build_model(cfg: DictConfig) -> torch.nn.Module:
-    """The config's model on the config's device."""
-    call = without_backbone_weights(cfg.model) if cfg.train.init_checkpoint else cfg.model
+def build_model(cfg: DictConfig, resume: bool = False) -> torch.nn.Module:
+    """The config's model on the config's device.
+
+    Args:
+        resume: it gets its weights from the last checkpoint in the output folder, if there is one.
+    """
+    trained = cfg.train.init_checkpoint or (resume and last_checkpoint(cfg.train.output_dir))
+    call = without_backbone_weights(cfg.model) if trained else cfg.model
     model = instantiate(call).to(cfg.train.device)
     return channels_last_on_cpu(model) if cfg.train.fast_cpu else model
 
@@ -72,12 +77,15 @@ def check_trained(cfg: DictConfig, resume: bool = False) -> None:
     load_trained(cfg, instantiate(without_backbone_weights(cfg.model)), resume)
 
 
-def build_trainer(cfg: DictConfig) -> SimpleTrainer:
+def build_trainer(cfg: DictConfig, resume: bool = False) -> SimpleTrainer:
     """The config's model, optimizer and data, ready to train, with no hooks but one: the learning rate's.
 
     They are made in the order of Detectron2's DefaultTrainer, so that the same seed draws the same numbers.
+
+    Args:
+        resume: as for :func:`build_model`.
     """
-    model = build_model(cfg)
+    model = build_model(cfg, resume)
     optimizer = build_optimizer(cfg, model)
     loader = instantiate(cfg.dataloader.train)
     model = create_ddp_model(model, **cfg.train.ddp)
@@ -92,7 +100,7 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
     Args:
         resume: go on from the last checkpoint there, if there is one.
     """
-    trainer = build_trainer(cfg)
+    trainer = build_trainer(cfg, resume)
     checkpointer = DetectionCheckpointer(trainer.model, cfg.train.output_dir, trainer=trainer)
     main = comm.is_main_process()
     trainer.register_hooks(

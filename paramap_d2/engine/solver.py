@@ -12,14 +12,20 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from fvcore.common.param_scheduler import ParamScheduler
 
 
-def lr_factors(factors: Sequence[Sequence[Any]]) -> Callable[[str], float]:
+def lr_factors(factors: Sequence[Sequence[Any]], of_biases: float = 1.0) -> Callable[[str], float]:
     """The factor on a parameter's learning rate by its name, for ``get_default_optimizer_params(lr_factor_func=…)``.
 
     Args:
         factors: [part of a parameter's name, factor] pairs; the first that fits counts, and 1 where none does.
+        of_biases: a further factor on the biases'.
     """
     pairs = [(str(part), float(factor)) for part, factor in factors]
-    return lambda name: next((factor for part, factor in pairs if part in name), 1.0)
+
+    def factor_of(name: str) -> float:
+        factor = next((factor for part, factor in pairs if part in name), 1.0)
+        return factor * (of_biases if name.rpartition(".")[2] == "bias" else 1.0)
+
+    return factor_of
 
 
 def clipped_adamw(

@@ -17,6 +17,8 @@ from paramap_d2 import __version__
 from paramap_d2.losses import HeadLoss, LossFileError, Sibling, load_any_loss, save_loss
 from paramap_d2.modeling.box_ap_loss import BoxAPLoss, all_box_ap_losses, box_ap_losses
 
+from .calibration import CALIBRATED
+
 logger = logging.getLogger(f"detectron2.{__name__}")  # what default_setup shows and puts into log.txt
 
 Heads = Mapping[str, HeadLoss | Sibling]
@@ -25,7 +27,8 @@ Heads = Mapping[str, HeadLoss | Sibling]
 class TrainedLoss(HookBase):
     """Has a training end with another loss, where it is to, and writes what it trains with, functions and gradient
     scales: ``loss.json`` and, for its end, ``end_loss.json``. A resumed training whose file has something else says so,
-    and keeps the file as ``<name>_until_<iteration>.json``.
+    and keeps the file as ``<name>_until_<iteration>.json``. When it has ended, the calibrated detector of an earlier
+    training in the folder is gone with that one's ``model_final.pth``.
 
     Args:
         output_dir: the training's.
@@ -50,6 +53,9 @@ class TrainedLoss(HookBase):
         self.losses = losses
         by_head = box_ap_losses(self.trainer.model)
         if not by_head:
+            if self.trainer.start_iter == 0 and comm.is_main_process():  # what an earlier training was trained with
+                for path in (self.path, self.end_path):
+                    path.unlink(missing_ok=True)
             return
         sources = ", ".join(dict.fromkeys(loss.loss for loss in by_head.values()))
         self._write(self.path, {head: loss.head_loss for head, loss in by_head.items()}, sources)
@@ -62,7 +68,7 @@ class TrainedLoss(HookBase):
         most = self.trainer.max_iter - 1
         self.switch_iteration = max(1, min(round(self.end_loss_from * self.trainer.max_iter), most))
         heads = {head: self.end[self.losses.index(loss)] for head, loss in by_head.items()}
-        self._write(self.end_path, heads, self.end_loss, {"from_iteration": self.switch_iteration})
+        self._write(self.end_path, heads, self.end_loss, self.switch_iteration)
         if self.trainer.start_iter > self.switch_iteration:
             self._switch(self.trainer.start_iter)
 
@@ -71,6 +77,9 @@ class TrainedLoss(HookBase):
             self._switch(self.trainer.iter)
 
     def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter and comm.is_main_process():  # ``model_final.pth`` is another now
+            for name in CALIBRATED:
+                (self.path.parent / name).unlink(missing_ok=True)
         for loss, (name, head_loss) in zip(self.losses, self.own, strict=True):
             loss.change(name, head_loss)
 
@@ -79,18 +88,34 @@ class TrainedLoss(HookBase):
         for loss, head_loss in zip(self.losses, self.end, strict=True):
             loss.change(self.end_loss, head_loss)
 
-    def _write(self, path: Path, heads: Heads, sources: str, more: Mapping[str, int] | None = None) -> None:
+    def _write(self, path: Path, heads: Heads, sources: str, begins: int | None = None) -> None:
+        """
+        Args:
+            begins: the iteration at which the config has this loss begin; None for the first.
+        """
         if not comm.is_main_process():
             return
+        start = self.trainer.start_iter
+        aside = path.with_name(f"{path.stem}_until_{start}.json")
         if path.exists():
             before, meta, reason = _read(path)
-            if before == heads and all(meta.get(key, value) == value for key, value in (more or {}).items()):
+            began = meta.get("from_iteration", begins)
+            # One that was first given after it should have begun has begun where it was given.
+            if before == heads and (begins is None or began == begins or begins < began <= start):
                 return
-            since = "".join(f" from iteration {value} on" for value in (more or {}).values())
+            if start and aside.exists():  # what was resumed with since then has come to no checkpoint
+                path.unlink()
+                if _read(aside)[0] == heads:
+                    aside.replace(path)
+                    return
+                before, meta, reason = _read(aside)
+                aside.replace(path)
+            since = "" if begins is None else f" from iteration {begins} on"
             was = f"was to begin at iteration {meta.get('from_iteration')}" if before == heads else "was another"
             self._set_aside(path, sources + since, reason, was)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_loss(path, heads, {"trained_with": sources, "version": __version__, **(more or {})})
+        more = {} if begins is None else {"from_iteration": max(begins, start)}
+        save_loss(path, heads, {"trained_with": sources, "version": __version__, **more})
 
     def _set_aside(self, path: Path, now: str, reason: str = "", was: str = "was another") -> None:
         """A file of this training before it was resumed; one of another training that was here is of no use."""

@@ -43,7 +43,7 @@ class Trainer(DefaultTrainer):
             UserError: see :func:`~paramap_d2.engine.checkpoint.check_resumable`.
         """
         if path := last_checkpoint(cfg.OUTPUT_DIR):
-            cfg = _on_cpu(cfg)
+            cfg = resumed(_on_cpu(cfg))
             model = cls.build_model(cfg)
             check_resumable(model, cls.build_optimizer(cfg, model), path)
 
@@ -57,7 +57,7 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: see :class:`~paramap_d2.engine.checkpoint.TrainedCheckpointer`.
         """
-        model = cls.build_model(cfg)
+        model = cls.build_model(resumed(cfg) if resume else cfg)
         return model, TrainedCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
 
     @classmethod
@@ -85,7 +85,8 @@ class Trainer(DefaultTrainer):
         """The data set's evaluator, which leaves the predictions in ``OUTPUT_DIR/inference``, as Detectron2's own
         train_net.py has it."""
         scores = (output_folder or cfg.OUTPUT_DIR) if cfg.TEST.SCORE_FIGURES else None
-        return build_evaluator(dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"), scores=scores)
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        return build_evaluator(dataset_name, folder, scores=scores, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
     def build_hooks(self) -> list[HookBase | None]:
         options = self.cfg.MODEL.PARAM_AP
@@ -116,9 +117,9 @@ class Trainer(DefaultTrainer):
             model,
             base_lr=cfg.SOLVER.BASE_LR,
             weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-            lr_factor_func=lr_factors(cfg.SOLVER.LR_FACTORS),
+            # Both factors in one: Detectron2's own for biases would take the place of the others.
+            lr_factor_func=lr_factors(cfg.SOLVER.LR_FACTORS, cfg.SOLVER.BIAS_LR_FACTOR),
         )
         options = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
         if cfg.SOLVER.OPTIMIZER == "SGD":
@@ -126,6 +127,17 @@ class Trainer(DefaultTrainer):
         kind = {"SGD": torch.optim.SGD, "ADAMW": torch.optim.AdamW}[cfg.SOLVER.OPTIMIZER]
         optimizer = maybe_add_gradient_clipping(cfg, kind)(params, **options)
         return fused_on_cpu(optimizer) if cfg.MODEL.PARAM_AP.FAST_CPU else optimizer
+
+
+def resumed(cfg: CfgNode) -> CfgNode:
+    """The config of a training that goes on. Where there is a last checkpoint, that holds the backbone, and what the
+    backbone once began with need not be there."""
+    if last_checkpoint(cfg.OUTPUT_DIR) is None:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    return cfg
 
 
 def _on_cpu(cfg: CfgNode) -> CfgNode:

@@ -28,7 +28,7 @@ def main(args):
     default_setup(cfg, args)
     if not args.eval_only:
         return train(cfg, args.resume)
-    model = create_ddp_model(build_model(cfg))
+    model = create_ddp_model(build_model(cfg, args.resume))
     warn_if_uncalibrated(model, load_trained(cfg, model, args.resume))
     return evaluate(cfg, model)
 

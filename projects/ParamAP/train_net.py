@@ -18,7 +18,7 @@ with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch'
     from detectron2.utils import comm
 
 from paramap_d2.config import check_config, check_gpus, read_config
-from paramap_d2.engine import Trainer
+from paramap_d2.engine import Trainer, resumed
 from paramap_d2.engine.calibration import warn_if_uncalibrated
 from paramap_d2.errors import exit_status
 
@@ -41,7 +41,7 @@ def main(args):
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    trainer = Trainer(cfg)
+    trainer = Trainer(resumed(cfg) if args.resume else cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 

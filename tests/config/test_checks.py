@@ -1,4 +1,7 @@
+import contextlib
+
 import pytest
+import torch
 from detectron2.config import get_cfg
 
 from paramap_d2.config import (
@@ -12,6 +15,7 @@ from paramap_d2.config import (
 )
 from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
 from paramap_d2.data import shapes  # noqa: F401  registers
+from paramap_d2.errors import UserError
 from paramap_d2.model_zoo import get_config_file
 
 
@@ -106,3 +110,37 @@ def test_what_is_wrong_with_data_to_calibrate_on_names_the_key(classes, message)
     finally:
         if classes:
             DatasetCatalog.remove("elsewhere"), MetadataCatalog.remove("elsewhere")
+
+
+def test_evaluation_needs_no_loss_file(tmp_path):
+    torch.save({"model": {}}, tmp_path / "x.pth")
+    cfg = read_config(get_config_file("shapes_retinanet_R_18_FPN.yaml"), ["MODEL.PARAM_AP.LOSS", "gone.json"])
+    cfg.MODEL.WEIGHTS = str(tmp_path / "x.pth")
+    lazy = read_lazy_config(get_config_file("lazy/shapes_retinanet_R_18_FPN.py"), ["model.param_ap.loss=gone.json"])
+    lazy.train.init_checkpoint = str(tmp_path / "x.pth")
+    for check, config in ((check_config, cfg), (check_lazy_config, lazy)):
+        with pytest.raises(UserError, match="gone.json"):
+            check(config)
+        check(config, eval_only=True)
+
+
+@pytest.mark.parametrize(
+    "names, keypoints, sigmas, message",
+    [
+        (None, 2, [0.1, 0.1], "shapes_train has no keypoint_names, and the config trains keypoints"),
+        (["a", "b"], 2, [0.1, 0.1], ""),
+        (["a", "b"], 2, [], "a number for each of the 2 keypoints .*, not 0 .none stands for COCO's 17."),
+        (["a", "b"], 2, [0.1] * 3, "a number for each of the 2 keypoints .*, not 3"),
+        ([str(k) for k in range(17)], 17, [], ""),
+    ],
+)
+def test_keypoints_have_names_and_widths(monkeypatch, names, keypoints, sigmas, message):
+    from detectron2.data import MetadataCatalog
+
+    cfg = read_config(get_config_file("shapes_faster_rcnn_R_18_FPN.yaml"))
+    cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = True, keypoints
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = sigmas
+    if names:
+        monkeypatch.setattr(MetadataCatalog.get("shapes_train"), "keypoint_names", names, raising=False)
+    with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
+        check_config(cfg)

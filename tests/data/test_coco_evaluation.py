@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.cocoeval import COCOeval
 
+from paramap_d2.config import read_config
 from paramap_d2.data import DatasetError, build_evaluator, check_content
 from paramap_d2.data import evaluation as ours
+from paramap_d2.engine import Trainer
+from paramap_d2.model_zoo import get_config_file
 
 from .coco_form import evaluated, registered
 
@@ -290,7 +293,7 @@ def test_without_faster_coco_eval(monkeypatch):
     assert ours.coco_eval("bbox") is COCOeval
 
 
-def test_masks(tmp_path):
+def test_masks(tmp_path, caplog):
     """Figures of masks by the fast way and by pycocotools, some of equal score, crowds among the objects."""
     truth = json.loads(Path(MetadataCatalog.get("shapes_val").json_file).read_text())
     truth["images"] = truth["images"][:12]
@@ -326,3 +329,13 @@ def test_masks(tmp_path):
     assert set(got) == {"bbox", "segm"} and 0 < want["segm"]["AP"] < 100
     for task in got:
         same(got[task], want[task])
+    truth["annotations"][1].pop("segmentation")
+    boxes_alone = measured(lambda name: build_evaluator(name, distributed=False))
+    assert set(boxes_alone) == {"bbox"} and "has objects without a mask: its masks are not" in caplog.text
+    same(boxes_alone["bbox"], want["bbox"])
+
+
+def test_widths_of_keypoints_are_those_of_the_config():
+    assert list(build_evaluator("shapes_val", kpt_oks_sigmas=[0.1, 0.2])._kpt_oks_sigmas) == [0.1, 0.2]
+    cfg = read_config(get_config_file("shapes_faster_rcnn_R_18_FPN.yaml"), ["TEST.KEYPOINT_OKS_SIGMAS", "[0.3]"])
+    assert list(Trainer.build_evaluator(cfg, "shapes_val", "out")._kpt_oks_sigmas) == [0.3]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from paramap_d2.config import read_config
+from paramap_d2.config import check_config, read_config
 from paramap_d2.config.lazy import read_lazy_config
-from paramap_d2.engine import Trainer, lazy
+from paramap_d2.engine import Trainer, lazy, resumed
 from paramap_d2.engine.checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint
 from paramap_d2.errors import UserError
 from paramap_d2.model_zoo import get_config_file
@@ -60,6 +60,14 @@ def test_models_of_another_shape(other, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("saved, now", [("SGD", "AdamW"), ("AdamW", "SGD"), ("SGD", "Adagrad")])
+def test_an_optimizer_of_another_kind(saved, now, tmp_path):
+    model = net()
+    save(tmp_path / "x.pth", model, OPTIMIZERS[saved](model.parameters()))
+    with pytest.raises(UserError, match="its optimizer is of another kind than the config's: resume with"):
+        check_resumable(model, OPTIMIZERS[now](model.parameters()), tmp_path / "x.pth")
+
+
 def test_other_parameters_are_trained(tmp_path):
     model = net()
     save(tmp_path / "x.pth", model, OPTIMIZERS["SGD"](model.parameters()))
@@ -78,6 +86,27 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="cannot go on from .*x.pth: "):
         check_resumable(net(), OPTIMIZERS["SGD"](net().parameters()), tmp_path / "x.pth")
     assert last_checkpoint(tmp_path) is None
+
+
+def test_a_training_goes_on_without_the_weights_its_backbone_began_with(tiny, tmp_path):
+    timm = pytest.importorskip("timm")
+    begun = tmp_path / "resnet18.pth"
+    torch.save(timm.create_model("resnet18").state_dict(), begun)
+    opts = [*tiny, "MODEL.TIMM.NAME", "resnet18", "MODEL.TIMM.WEIGHTS", str(begun), "OUTPUT_DIR", str(tmp_path / "out")]
+    opts += ["SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()"]
+    cfg = read_config(get_config_file("shapes_retinanet_lite0_FPN.yaml"), opts)
+    Trainer(cfg).train()
+    begun.unlink()
+    check_config(cfg, resume=True)
+    Trainer.check_resume(cfg)
+    Trainer(resumed(cfg)).resume_or_load()
+    model, _ = Trainer.build_trained(cfg, resume=True)
+    saved = torch.load(last_checkpoint(tmp_path / "out"))["model"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved[name]), name
+    assert resumed(cfg).MODEL.TIMM.WEIGHTS == "" and cfg.MODEL.TIMM.WEIGHTS == str(begun)
+    with pytest.raises(UserError, match="resnet18.pth do"):
+        Trainer(cfg)
 
 
 def test_yaml_and_lazy_trainings(tiny, tmp_path):

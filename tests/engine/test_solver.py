@@ -34,6 +34,18 @@ def test_fused_steps_are_those_of_the_default(build):
         torch.testing.assert_close(fused.weight, plain.weight, rtol=1e-4, atol=1e-6, msg=f"step {step}")
 
 
+@pytest.mark.parametrize("of_biases", [1.0, 2.0])
+def test_factors_on_rates_count_for_biases_too(of_biases):
+    cfg = read_config(get_config_file("shapes_retinanet_R_18_FPN.yaml"))
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.BIAS_LR_FACTOR, cfg.SOLVER.LR_FACTORS = 0.5, of_biases, [["head.", 0.1]]
+    model = Trainer.build_model(cfg)
+    rates = {p: group["lr"] for group in Trainer.build_optimizer(cfg, model).param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            factor = (0.1 if "head." in name else 1) * (of_biases if name.endswith("bias") else 1)
+            assert rates[parameter] == pytest.approx(0.5 * factor), name
+
+
 def test_other_optimizers_and_devices_are_left_alone():
     optimizer = fused_on_cpu(torch.optim.Adadelta([torch.nn.Parameter(torch.zeros(2))]))
     assert "fused" not in optimizer.param_groups[0]

@@ -17,6 +17,7 @@ from detectron2.utils.env import seed_all_rng
 
 from paramap_d2.config import add_paramap_config, read_config
 from paramap_d2.engine import Trainer
+from paramap_d2.engine.calibration import CALIBRATED
 from paramap_d2.engine.trained_loss import TrainedLoss
 from paramap_d2.losses import HeadLoss, LossFileError, load_any_loss, load_loss, save_loss
 from paramap_d2.modeling import BoxAPLoss
@@ -30,7 +31,7 @@ def hook(folder, start_iter=0, **losses):
     for name, loss in losses.items():
         model[name].box_ap_loss = loss
     made = TrainedLoss(folder)
-    made.trainer = SimpleNamespace(model=model, start_iter=start_iter, max_iter=1000)
+    made.trainer = SimpleNamespace(model=model, start_iter=start_iter, iter=start_iter, max_iter=1000)
     return made
 
 
@@ -49,6 +50,39 @@ def test_the_functions_that_were_trained_with(tmp_path):
 def test_a_model_without_the_loss_leaves_none(tmp_path):
     hook(tmp_path).before_train()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("start_iter", [0, 60])
+def test_nothing_of_an_earlier_training_is_taken_for_that_of_a_model_without_the_loss(tmp_path, start_iter):
+    for name in ("loss.json", "end_loss.json"):
+        (tmp_path / name).touch()
+    hook(tmp_path, start_iter).before_train()
+    assert bool(list(tmp_path.iterdir())) == bool(start_iter)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_calibrated_weights_go_with_those_that_they_were_made_of(tmp_path, ended):
+    for name in CALIBRATED:
+        (tmp_path / name).touch()
+    made = hook(tmp_path, dense=BoxAPLoss("dense", "linear"))
+    made.before_train()
+    made.trainer.iter = 1000 if ended else 400  # of 1000
+    made.after_train()
+    assert [(tmp_path / name).exists() for name in CALIBRATED] == [not ended] * len(CALIBRATED)
+
+
+@pytest.mark.parametrize("then", ["square", "sqrt"])
+def test_a_loss_that_trained_nothing_is_not_told_of(tmp_path, then, caplog):
+    """Resumed with another loss, cut off before a checkpoint, and resumed at the same iteration again."""
+    for start_iter, loss in ((0, "square"), (120, "linear"), (120, then)):
+        hook(tmp_path, start_iter, dense=BoxAPLoss("dense", loss)).before_train()
+    assert load_loss(tmp_path / "loss.json")["dense"] == load_loss(then)["dense"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    if then == "square":
+        assert left == ["loss.json"]
+    else:
+        assert left == ["loss.json", "loss_until_120.json"]
+        assert load_loss(tmp_path / "loss_until_120.json")["dense"] == load_loss("square")["dense"]
 
 
 def test_a_loss_that_cannot_be_read_is_told_before_the_first_step(tmp_path):
