@@ -206,12 +206,13 @@ class Plan:
         }[detector]
 
     def _curves(self, rows: Mapping) -> list[Part]:
-        cells = []
+        parts = []
         for detector in self.detectors:
             baselines, others = self._losses(detector)
-            for loss in (others[0], *baselines, *others[1:]):
-                cells.append(self._cell((detector, loss), self._training(detector, loss)))
-        return [Part(TITLES["curves"], ("detector", "loss"), cells)]
+            losses = others[0], *baselines, *others[1:]
+            cells = [self._cell((loss,), self._training(detector, loss)) for loss in losses]
+            parts.append(Part(f"{self.dataset} {detector}", ("loss",), cells))
+        return parts
 
     def _recipes(self, rows: Mapping) -> list[Part]:
         kept = {

@@ -111,20 +111,32 @@ class Surrogate:
         return [min(self.best, max(0.0, float(ap))) for ap in found]
 
 
-def climb(surrogate: Surrogate, algorithm: str, population: int, budget: int, run: int) -> list[tuple[int, float]]:
-    """Proxies so far and AP of the centre, after every generation of one search."""
+def climb(
+    surrogate: Surrogate, algorithm: str, population: int, budget: int, runs: int
+) -> list[list[tuple[int, float]]]:
+    """Proxies so far and AP of the centre, after every generation of each of several searches, which differ by their
+    seeds. All are asked together: a forest takes as long for one loss as for hundreds."""
     from paramap_d2.search.algorithms import build_algorithm
 
-    start = surrogate.space.identity()
-    rounds = math.ceil(budget / population)
-    searching = build_algorithm(algorithm, surrogate.space.genes, population, run, [start], generations=rounds)
-    noise, used, found = random.Random(f"{algorithm} {run}"), 0, []
+    space, rounds = surrogate.space, math.ceil(budget / population)
+    searches = [
+        build_algorithm(algorithm, space.genes, population, run, [space.identity()], generations=rounds)
+        for run in range(runs)
+    ]
+    noises = [random.Random(f"{algorithm} {run}") for run in range(runs)]
+    used, found = 0, [[] for _ in searches]
     while used + population <= budget:
-        genomes = searching.ask()
-        used += len(genomes)
-        searching.tell([max(0.0, ap + noise.gauss(0, surrogate.noise)) for ap in surrogate(genomes)])
-        centre = searching.centre()
-        found.append((used, surrogate([centre])[0] if centre is not None else math.nan))
+        asked = [search.ask() for search in searches]
+        count = len(asked[0])
+        used += count
+        aps = surrogate([genome for genomes in asked for genome in genomes])
+        for run, (search, noise) in enumerate(zip(searches, noises, strict=True)):
+            of_run = aps[run * count : (run + 1) * count]
+            search.tell([max(0.0, ap + noise.gauss(0, surrogate.noise)) for ap in of_run])
+        centres = [search.centre() for search in searches]
+        known = iter(surrogate([centre for centre in centres if centre is not None] or [space.identity()]))
+        for climbed, centre in zip(found, centres, strict=True):
+            climbed.append((used, math.nan if centre is None else next(known)))
     return found
 
 
@@ -133,7 +145,7 @@ def table(surrogate: Surrogate, target: float, populations: dict[str, int], runs
     columns = ["algorithm", "generation", *(f"{b} proxies" for b in BUDGETS), f"proxies to {target:.1f} AP"]
     lines = ["| " + " | ".join(columns) + " |", "| --- | ---: |" + " ---: |" * (len(BUDGETS) + 1)]
     for algorithm, population in populations.items():
-        climbs = [climb(surrogate, algorithm, population, budget, run) for run in range(runs)]
+        climbs = climb(surrogate, algorithm, population, budget, runs)
         cells = []
         for b in BUDGETS:
             aps = [ap for c in climbs for ap in [ap for used, ap in c if used <= b][-1:]]

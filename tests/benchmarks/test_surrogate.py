@@ -51,7 +51,8 @@ def test_a_surrogate_knows_which_loss_is_better_and_an_algorithm_climbs_it(surro
     aps += np.random.default_rng(1).normal(size=60)
     found = surrogate.Surrogate(genomes.tolist(), aps, SPACE)
     assert found.scores[found.name][0] > 0.8
-    climbed = surrogate.climb(found, "ga", 8, 51, run=0)
+    climbed, other = surrogate.climb(found, "ga", 8, 51, runs=2)
+    assert climbed != other
     assert [used for used, _ in climbed] == [8, *range(15, 51, 7)]
     assert climbed[-1][1] > found([SPACE.identity()])[0] + 2
 

@@ -41,7 +41,7 @@ def test_it_says_who_runs_and_what(tmp_path):
         assert (now["generation"], now["total"], now["best"]) == (2, 11, 31.5)
         assert now["running"] == [
             {
-                "name": "g002_003_s7_300",
+                "name": task.name,
                 "worker": 1,
                 "started": 1e9,
                 "generation": 2,

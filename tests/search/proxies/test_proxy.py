@@ -54,20 +54,23 @@ def test_it_tells_how_far_it_is_and_keeps_a_finalists_weights(tmp_path, tiny, mo
     )
     proxy(Task(2, 3, SPACE.identity(), 5))
     assert not finalists.exists() and not list(running.iterdir())
-    outcome = proxy(Task(2, 3, SPACE.identity(), 5, "final", iterations=1))
+    final = Task(2, 3, SPACE.identity(), 5, "final", iterations=1)
+    outcome = proxy(final)
     assert (outcome.iterations, outcome.planned) == (1, 1)
     assert [(t["iteration"], t["planned"], t["phase"]) for t in told] == [(2, 2, "evaluating"), (1, 1, "evaluating")]
     assert all(0 < t["loss"] < 2 for t in told)
-    assert sorted(os.listdir(finalists)) == ["final_g002_003_s5_1.json", "final_g002_003_s5_1.pth"]
-    assert SPACE.encode(load_loss(finalists / "final_g002_003_s5_1.json")) == pytest.approx(SPACE.identity())
+    assert final.name.startswith("g002_003_s5_1_")
+    assert sorted(os.listdir(finalists)) == [f"final_{final.name}.json", f"final_{final.name}.pth"]
+    assert SPACE.encode(load_loss(finalists / f"final_{final.name}.json")) == pytest.approx(SPACE.identity())
     model = Trainer.build_model(read_config(RETINANET, tiny))
-    weights = str(finalists / "final_g002_003_s5_1.pth")
+    weights = str(finalists / f"final_{final.name}.pth")
     DetectionCheckpointer(model).load(weights)
     kept = torch.load(weights, weights_only=True)["model"]
     assert all((value == kept[name]).all() for name, value in model.state_dict().items())
 
-    (finalists / "confirm_g002_003_s9_1.pth").mkdir()  # cannot be written there
-    outcome = proxy(Task(2, 3, SPACE.identity(), 9, "confirm", iterations=1))
+    confirming = Task(2, 3, SPACE.identity(), 9, "confirm", iterations=1)
+    (finalists / f"confirm_{confirming.name}.pth").mkdir()  # cannot be written there
+    outcome = proxy(confirming)
     assert outcome.iterations == 1 and outcome.status in ("finished", "no detections")
 
 
