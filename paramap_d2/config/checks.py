@@ -196,8 +196,8 @@ def check_config(
         more["calibrated"] = "MODEL.PARAM_AP.CALIBRATE_ON", cfg.MODEL.PARAM_AP.CALIBRATE_ON
         warn_if_trained_on(cfg.MODEL.PARAM_AP.CALIBRATE_ON, train)
     check_data(train, cfg.DATASETS.TEST, num_classes(cfg), cfg.INPUT.CHECK_IMAGES, **more)
-    if cfg.MODEL.KEYPOINT_ON:
-        _check_keypoints(cfg, train, own)
+    if cfg.MODEL.KEYPOINT_ON and not own:
+        _check_keypoints(cfg, train)
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
         raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {cfg.SOLVER.OPTIMIZER}")
     for pair in cfg.SOLVER.LR_FACTORS:
@@ -240,10 +240,10 @@ def check_config(
             check_top_k("MODEL.PARAM_AP.TOP_K", options.TOP_K, "MODEL.PARAM_AP.GLOBAL_BATCH False", processes)
 
 
-def _check_keypoints(cfg: CfgNode, train: Sequence[str], own_evaluator: bool) -> None:
+def _check_keypoints(cfg: CfgNode, train: Sequence[str]) -> None:
     """
     Raises:
-        ConfigError: keypoints that have no names to be mirrored by, or as many widths as there are none of.
+        ConfigError: keypoints without names, by which they are mirrored, or another number of OKS widths than of them.
     """
     from detectron2.data import MetadataCatalog
 
@@ -255,7 +255,7 @@ def _check_keypoints(cfg: CfgNode, train: Sequence[str], own_evaluator: bool) ->
             )
     key, count = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     widths = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or COCO_KEYPOINTS
-    if widths != count and cfg.DATASETS.TEST and not own_evaluator:
+    if widths != count and cfg.DATASETS.TEST:
         raise ConfigError(
             f"TEST.KEYPOINT_OKS_SIGMAS must hold a number for each of the {count} keypoints ({key}), not "
             f"{len(cfg.TEST.KEYPOINT_OKS_SIGMAS)} (none stands for COCO's {COCO_KEYPOINTS})"

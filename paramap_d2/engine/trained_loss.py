@@ -77,7 +77,8 @@ class TrainedLoss(HookBase):
             self._switch(self.trainer.iter)
 
     def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter and comm.is_main_process():  # ``model_final.pth`` is another now
+        trained = self.trainer.start_iter < self.trainer.max_iter <= self.trainer.iter
+        if trained and comm.is_main_process():  # ``model_final.pth`` is another now
             for name in CALIBRATED:
                 (self.path.parent / name).unlink(missing_ok=True)
         for loss, (name, head_loss) in zip(self.losses, self.own, strict=True):

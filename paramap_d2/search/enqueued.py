@@ -13,7 +13,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def enqueue(output: str | os.PathLike[str], names: Sequence[str]) -> str:
 
 
 def _takes_no_more(
-    settings: Mapping[str, Any], evaluations: Sequence[Evaluation], told: Iterable[int], losses: int
+    settings: Mapping[str, Any], evaluations: Sequence[Evaluation], told: Collection[int], losses: int
 ) -> str:
     """Why a search whose generations cannot become more trains no further losses; "" where it does."""
     if settings.get("algorithm") not in FIXED_LENGTH:
@@ -165,7 +165,7 @@ def _takes_no_more(
     return f"searches with {settings['algorithm']} and {why}; begin another search with --init"
 
 
-def _next_generation(settings: Mapping[str, Any], told: Iterable[int]) -> tuple[int, bool]:
+def _next_generation(settings: Mapping[str, Any], told: Collection[int]) -> tuple[int, bool]:
     """The one that takes in what waits, and whether it is more than the search was to have."""
     generation = max(1 + max(told, default=-1), 1 + _taken(settings)["until"])
     planned = settings.get("generations") or settings.get("rounds")
@@ -176,16 +176,15 @@ def _proxies_until(
     generation: int,
     settings: Mapping[str, Any],
     evaluations: Sequence[Evaluation],
-    told: Iterable[int],
+    told: Collection[int],
     losses: int,
 ) -> int:
     """Proxies that the search has made when a generation that takes in so many losses is over; its repeats apart."""
     ended = [e for e in evaluations if e.stage in PROXIES and e.status != INTERRUPTED and e.attempt == 1]
 
     def asked_for(number: int) -> int:
-        return settings.get("population", 0) - (
-            settings.get("elite", 0) if settings["algorithm"] == "ga" and number else 0
-        )
+        elite = settings.get("elite", 0) if settings.get("algorithm") == "ga" and number else 0
+        return settings.get("population", 0) - elite
 
     rest, before = 0, generation - 1
     if before >= 0 and before not in told:

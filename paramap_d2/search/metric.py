@@ -55,7 +55,7 @@ def _forget(folder: str) -> None:
 
 
 def _counted(dataset: str, metric: str) -> bool:
-    """Whether a data set has an object that one of COCO's figures counts."""
+    """Whether a data set has an object that a figure by size or of a class counts."""
     from paramap_d2.data.evaluation import read_truth
 
     truth = read_truth(dataset)
@@ -75,7 +75,8 @@ def check_metric(config: ProxyConfig, metric: str, executor: Executor) -> None:
             test data have nothing that it could be of.
     """
     if not config.own_evaluator:
-        if config.tested and not _counted(config.tested[0], metric):
+        partial = metric in AREAS or metric.startswith("AP-")
+        if partial and config.tested and not _counted(config.tested[0], metric):
             raise UserError(f"--metric {metric}: data set '{config.tested[0]}' has no object that it counts")
         if metric in COCO:
             return

@@ -83,7 +83,7 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
 
 
 def _length(e: Evaluation, proxy: int | None) -> float:
-    """Of a training, in lengths of a proxy; one that was ended early counts as it was planned, for others will be."""
+    """Of a training, in lengths of a proxy; a proxy that was ended early counts whole, as those to come do."""
     return e.planned / proxy if e.stage in (FINAL, CONFIRM) and e.planned and proxy else 1.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -205,7 +206,7 @@ class Trainings:
 
     def _length(self, iterations: int | None) -> float:
         """Of a training, in lengths of a proxy."""
-        known = (*self.done, *self._last.values())
+        known = itertools.chain(self.done, self._last.values())
         proxy = next((e.planned for e in known if e.stage == SEARCH and e.planned), None)
         return iterations / proxy if iterations and proxy else 1.0
 

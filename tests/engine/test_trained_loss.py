@@ -60,15 +60,18 @@ def test_nothing_of_an_earlier_training_is_taken_for_that_of_a_model_without_the
     assert bool(list(tmp_path.iterdir())) == bool(start_iter)
 
 
-@pytest.mark.parametrize("ended", [False, True])
-def test_calibrated_weights_go_with_those_that_they_were_made_of(tmp_path, ended):
+@pytest.mark.parametrize(
+    "start_iter, end, kept", [(0, 1000, False), (600, 1000, False), (0, 400, True), (1000, 1000, True)]
+)
+def test_calibrated_weights_go_with_those_that_they_were_made_of(tmp_path, start_iter, end, kept):
+    """Of 1,000 iterations: ended, cut off, and resumed when it had ended."""
     for name in CALIBRATED:
         (tmp_path / name).touch()
-    made = hook(tmp_path, dense=BoxAPLoss("dense", "linear"))
+    made = hook(tmp_path, start_iter, dense=BoxAPLoss("dense", "linear"))
     made.before_train()
-    made.trainer.iter = 1000 if ended else 400  # of 1000
+    made.trainer.iter = end
     made.after_train()
-    assert [(tmp_path / name).exists() for name in CALIBRATED] == [not ended] * len(CALIBRATED)
+    assert [(tmp_path / name).exists() for name in CALIBRATED] == [kept] * len(CALIBRATED)
 
 
 @pytest.mark.parametrize("then", ["square", "sqrt"])
