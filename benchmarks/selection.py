@@ -139,6 +139,7 @@ def simulate(cell: Cell, run: int) -> dict:
     from paramap_d2.search.evolution import Schedule, evolve
     from paramap_d2.search.executors.local import InlineExecutor
     from paramap_d2.search.space import SearchSpace
+    from paramap_d2.search.store import PROXIES
 
     start = SearchSpace(("dense",)).identity()
     surface, store = Surface(start, cell, run), Memory()
@@ -147,7 +148,7 @@ def simulate(cell: Cell, run: int) -> dict:
     schedule = Schedule(run, evaluations=cell.budget, repeats=cell.seeds, confirm=cell.confirm)
     evolve(algorithm, surface, InlineExecutor(), store, schedule)
     found = verdict(store.evaluations(), store.settings())
-    seen = best_candidate(store.evaluations())
+    seen = best_candidate(e for e in store.evaluations() if e.stage in PROXIES)
     return {
         "start": surface.truth(found.start),
         "seen": surface.truth(seen.genome),

@@ -8,9 +8,10 @@ tried, a Gaussian process and a random forest; the one whose predictions of held
 ten folds) is the surrogate, and its error there, the trainings' noise included, the noise of the simulated proxies.
 
 Then every algorithm searches the surrogate from the identity, at an equal budget, many times. Told is what the
-surrogate gives for the algorithm's own centre (what a search confirms and hands over) after so many proxies, and how
-many proxies the centre needs to the AP of the reference loss. A surrogate knows little of what no search has tried:
-predictions are never above the best that was seen.
+surrogate gives for the loss that a search would confirm after so many proxies (the algorithm's own centre, or the best
+seen if that beats it in a run-off with the same noise), and how many proxies that needs to the AP of the reference
+loss. A surrogate knows little of what no search has tried: predictions are never above the best that was
+seen.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ class Surrogate:
 def climb(
     surrogate: Surrogate, algorithm: str, population: int, budget: int, runs: int
 ) -> list[list[tuple[int, float]]]:
-    """Proxies so far and AP of the centre, after every generation of each of several searches, which differ by their
-    seeds. All are asked together: a forest takes as long for one loss as for hundreds."""
+    """Proxies so far and AP of the challenger, after every generation of each of several searches, which differ by
+    their seeds. All are asked together: a forest takes as long for one loss as for hundreds."""
     from paramap_d2.search.algorithms import build_algorithm
 
     space, rounds = surrogate.space, math.ceil(budget / population)
@@ -124,7 +125,7 @@ def climb(
         for run in range(runs)
     ]
     noises = [random.Random(f"{algorithm} {run}") for run in range(runs)]
-    used, found = 0, [[] for _ in searches]
+    used, found, seen = 0, [[] for _ in searches], [(-math.inf, 0.0)] * runs
     while used + population <= budget:
         asked = [search.ask() for search in searches]
         count = len(asked[0])
@@ -132,12 +133,27 @@ def climb(
         aps = surrogate([genome for genomes in asked for genome in genomes])
         for run, (search, noise) in enumerate(zip(searches, noises, strict=True)):
             of_run = aps[run * count : (run + 1) * count]
-            search.tell([max(0.0, ap + noise.gauss(0, surrogate.noise)) for ap in of_run])
+            told = [max(0.0, ap + noise.gauss(0, surrogate.noise)) for ap in of_run]
+            search.tell(told)
+            seen[run] = max([seen[run], *zip(told, of_run, strict=True)])
         centres = [search.centre() for search in searches]
         known = iter(surrogate([centre for centre in centres if centre is not None] or [space.identity()]))
-        for climbed, centre in zip(found, centres, strict=True):
-            climbed.append((used, math.nan if centre is None else next(known)))
+        for climbed, centre, (_, best), noise in zip(found, centres, seen, noises, strict=True):
+            ap = best if centre is None else challenger(next(known), best, surrogate.noise, noise)
+            climbed.append((used, ap))
     return found
+
+
+def challenger(centre: float, best: float, spread: float, noise: random.Random) -> float:
+    """AP of which of the two a run-off names, by trainings with noise."""
+    from paramap_d2.search.confirmation import RUN_OFF_SEEDS, winner
+    from paramap_d2.search.store import FINISHED, Evaluation
+
+    trained = [
+        [Evaluation(0, 0, [], seed, FINISHED, ap + noise.gauss(0, spread)) for seed in range(RUN_OFF_SEEDS)]
+        for ap in (centre, best)
+    ]
+    return (centre, best)[winner(*trained)]
 
 
 def table(surrogate: Surrogate, target: float, populations: dict[str, int], runs: int) -> str:

@@ -160,7 +160,8 @@ def build_parser() -> CommandParser:
         default=3,
         metavar="N",
         help="at the end train what was found and what the search began with from N fresh seeds each, and hand over "
-        "the better (default 3; 0 for the highest seen, unconfirmed)",
+        "the better; before, without --final-iters, the algorithm's centre and the best seen meet in two trainings "
+        "each (default 3; 0 for the highest seen, unconfirmed)",
     )
     p.add_argument(
         "--checkpoint-proxies",
@@ -171,7 +172,7 @@ def build_parser() -> CommandParser:
     p.add_argument(
         "--keep-finalists",
         action="store_true",
-        help="keep the weights of final and confirming trainings, with their loss files, in OUT/finalists",
+        help="keep the weights of final, run-off and confirming trainings, with their loss files, in OUT/finalists",
     )
     p.add_argument("--timeout", type=positive, metavar="S", help="seconds a proxy may take (default: no limit)")
     p.add_config_options("config options of the proxies; of a LazyConfig key=value")

@@ -10,7 +10,7 @@ from .parser import CommandParser
 DESCRIPTION = """
 Write every evaluation of a search, running or ended, to a file: csv or json for a table (one row an evaluation, one
 column a gene; in Python: paramap_d2.search.load(OUT)), optuna for a storage that optuna-dashboard and Optuna's plots
-open: genes as parameters, repeats and statuses kept, longer trainings as a study of their own.
+open: genes as parameters, repeats and statuses kept, what follows the search as a study of its own.
 """
 
 EXAMPLES = """

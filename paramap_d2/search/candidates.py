@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .store import CONFIRM, ENQUEUED, FINAL, FINISHED, INTERRUPTED, PROXIES, SEARCH, Evaluation
+from .store import CONFIRM, ENQUEUED, FINAL, FINISHED, INTERRUPTED, PROXIES, RUN_OFF, SEARCH, Evaluation
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One genome with its proxies, interrupted ones apart, and its longer final trainings where it has some.
+    """One genome with its proxies, interrupted ones apart, and its final trainings where it has some.
 
     What the machine failed is among its evaluations, and in no figure. An algorithm's centre may have final trainings
     alone.
@@ -68,12 +68,12 @@ def ranked_candidates(evaluations: Iterable[Evaluation]) -> list[Candidate]:
     Those with a final training of the latest round come first, by its mean fitness; of several lengths the longest
     counts. A search that goes on after its finals begins another round: what they said is said of the losses that there
     were then. The others stand by the mean fitness of their proxies, those with several seeds before those with one if
-    there are any: a single run may be a lucky one. Of equals, the first that was asked for stands first. Confirming
-    trainings are passed over.
+    there are any: a single run may be a lucky one. Of equals, the first that was asked for stands first. Run-offs and
+    confirming trainings are passed over.
     """
     proxies, finals = [], []
     for e in evaluations:
-        if e.status != INTERRUPTED and e.stage != CONFIRM:
+        if e.status != INTERRUPTED and e.stage not in (RUN_OFF, CONFIRM):
             (finals if e.stage == FINAL else proxies).append(e)
     asked_for = proxies_asked_for(proxies)
     finals = [e for e in finals if e.round == asked_for]

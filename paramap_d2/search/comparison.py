@@ -20,7 +20,18 @@ from .store import Evaluation
 COLUMNS = ("search", "algorithm", "proxies", "best", "of", "start", "gain", "95 % interval", "training", "failures")
 """Of :meth:`Compared.row`."""
 
-_OWN = ("confirmation", "folder", "initial", "options", "planned", "environment", "changes", "loss_keys", "config_loss")
+_OWN = (
+    "confirmation",
+    "decided",
+    "folder",
+    "initial",
+    "options",
+    "planned",
+    "environment",
+    "changes",
+    "loss_keys",
+    "config_loss",
+)
 """Settings that follow from others, are told elsewhere or say nothing about a search."""
 
 

@@ -3,6 +3,10 @@
 One challenger is named before it is confirmed. It and the start are trained from the same seeds, which nothing in the
 search has had, and the challenger is handed over if its mean gain is above 0. To choose the best of several confirmed
 means would be to choose the luckiest again.
+
+Named is the algorithm's own centre, where noise averages out, unless the best that was seen beats it in a run-off, from
+seeds that are neither the search's nor the confirmation's: while a search still climbs, the best may be far above the
+mean of what it has tried.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from scipy.special import stdtrit
 from .algorithms.sampling import rounded
 from .candidates import Candidate, best_candidate, ranked_candidates
 from .proxies.proxy import Task
-from .store import CONFIRM, INTERRUPTED, PROXIES, SUPERSEDED, Evaluation
+from .store import CONFIRM, INTERRUPTED, PROXIES, RUN_OFF, SUPERSEDED, Evaluation
 
 if TYPE_CHECKING:  # it imports torch, which nothing here needs
     from .space import Genome
@@ -28,29 +32,34 @@ if TYPE_CHECKING:  # it imports torch, which nothing here needs
 SEEDS_FROM = 1_000_000_000
 """The search's own seeds stay below; see :func:`confirmation_seed`."""
 
-MOST_SEEDS = 1000
-"""Of a confirmation: as many as a search's seed has for itself."""
+RUN_OFF_SEEDS = 2
+"""From which the two of a run-off are trained."""
 
+MOST_SEEDS = 998
+"""Of a confirmation."""
+
+SEEDS_EACH = MOST_SEEDS + RUN_OFF_SEEDS
+"""That a search has for itself."""
 
 SEARCHES = 1_000_000
 """How many searches have confirming seeds of their own."""
 
 
 def confirmation_seed(seed: int, initial: Sequence[Genome], number: int) -> int:
-    """The seed of a confirming training.
+    """The seed of a confirming training, or of a run-off.
 
-    No proxy, repeat or final training of any search has it, and no confirmation of a search that begins with other
-    losses or has another seed (but by a chance of one in :data:`SEARCHES`): what one search confirmed on its seeds, a
-    later one that begins with it confirms on others.
+    No proxy, repeat or longer final training of any search has it, and no confirmation of a search that begins with
+    other losses or has another seed (but by a chance of one in :data:`SEARCHES`): what one search confirmed on its
+    seeds, a later one that begins with it confirms on others.
 
     Args:
         seed: of the search, below :data:`SEEDS_FROM`.
         initial: the genomes that it begins with.
-        number: of the training, from 0 and below :data:`MOST_SEEDS`.
+        number: of the training, from 0 and below :data:`MOST_SEEDS`; those of a run-off follow.
     """
     search = json.dumps([seed, [rounded(genome) for genome in initial]])
     own = int(hashlib.sha256(search.encode()).hexdigest(), 16) % SEARCHES
-    return SEEDS_FROM + MOST_SEEDS * own + number
+    return SEEDS_FROM + SEEDS_EACH * own + number
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,12 @@ class Verdict:
     def passed(self) -> bool:
         """Whether the challenger is handed over."""
         return self.gain is not None and self.gain > 0
+
+    @property
+    def seeds(self) -> str:
+        """Such as ``3 fresh seeds``: how many; a start that an earlier confirmation had too has more."""
+        counts = sorted({len(self.of_challenger), len(self.of_start)})
+        return f"{' and '.join(map(str, counts))} fresh seed{'s' * (counts[-1] > 1)}"
 
     def describe(self) -> dict[str, Any]:
         """For a loss file's ``meta``."""
@@ -136,10 +151,37 @@ def starting_loss(initial: Sequence[Genome], done: Iterable[Evaluation]) -> Geno
     return max(begun, key=lambda genome: means.get(tuple(genome), -math.inf))
 
 
+def rivals(centre: Genome | None, best: Genome, start: Genome) -> list[Genome]:
+    """Those that may challenge the start, itself apart: the centre, where the algorithm has one, and the best seen."""
+    return [genome for genome in ([best] if centre in (None, best) else [centre, best]) if genome != start]
+
+
+def winner(of_centre: Iterable[Evaluation], of_best: Iterable[Evaluation]) -> int:
+    """Of a run-off: 1, the best seen, if it was above the centre whatever the seeds of the two, else 0, the centre.
+
+    By their means a best seen that was merely lucky would win once in four or five times over a better centre.
+    """
+    found = [[e.fitness for e in of if e.counts] for of in (of_centre, of_best)]
+    if not all(found):  # the machine failed one
+        return int(not found[0])
+    return int(min(found[1]) > max(found[0]))
+
+
+def run_off_tasks(tasks: Sequence[Task], seed: int, initial: Sequence[Genome]) -> list[Task]:
+    """The trainings of a run-off between the losses of these tasks, seed by seed."""
+    return _from_seeds(tasks, RUN_OFF, seed, initial, range(MOST_SEEDS, SEEDS_EACH))
+
+
 def confirming_tasks(challenger: Task, start: Task, seed: int, initial: Sequence[Genome], count: int) -> list[Task]:
     """The trainings of a challenger and the start, seed by seed."""
-    seeds = [confirmation_seed(seed, initial, number) for number in range(count)]
-    return [replace(task, seed=s, stage=CONFIRM) for s in seeds for task in (challenger, start)]
+    return _from_seeds((challenger, start), CONFIRM, seed, initial, range(count))
+
+
+def _from_seeds(
+    tasks: Sequence[Task], stage: str, seed: int, initial: Sequence[Genome], numbers: Iterable[int]
+) -> list[Task]:
+    seeds = [confirmation_seed(seed, initial, number) for number in numbers]
+    return [replace(task, seed=s, stage=stage) for s in seeds for task in tasks]
 
 
 def verdict(evaluations: Iterable[Evaluation], settings: Mapping[str, Any]) -> Verdict | None:
@@ -183,13 +225,11 @@ def verdict_text(found: Verdict, metric: str) -> str:
         return f"start handed over: the {found.role} is the loss that the search began with"
     if found.gain is None:
         return "start handed over: confirming trainings failed"
-    count = len(found.of_challenger)
-    seeds = f"{count} fresh seed{'s' * (count > 1)}"
     text = f"{'challenger' if found.passed else 'start'} handed over: challenger ({found.role}) − start "
     text += f"{signed(found.gain)} {metric}"
     if found.interval is not None:
         text += f", 95 % interval {signed(found.interval[0])} to {signed(found.interval[1])}"
-    return f"{text} ({_mean(found.of_challenger):.2f} and {_mean(found.of_start):.2f} from {seeds})"
+    return f"{text} ({_mean(found.of_challenger):.2f} and {_mean(found.of_start):.2f} from {found.seeds})"
 
 
 def signed(value: float) -> str:

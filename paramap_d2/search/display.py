@@ -14,13 +14,13 @@ from rich.progress import Task as Row
 from rich.text import Text
 
 from .status import duration
-from .store import CONFIRM, FINAL
+from .store import CONFIRM, FINAL, RUN_OFF
 from .trainings import SearchProgress
 
 logger = logging.getLogger("paramap_d2.search")
 
 
-LATER = {FINAL: "final trainings", CONFIRM: "confirming trainings"}
+LATER = {FINAL: "final trainings", RUN_OFF: "run-off", CONFIRM: "confirming trainings"}
 """What a search is at after its generations."""
 
 

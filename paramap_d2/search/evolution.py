@@ -17,7 +17,16 @@ from paramap_d2.losses import save_loss
 
 from .algorithms import Algorithm
 from .candidates import Candidate, fitness_text, proxies_asked_for, ranked_candidates, worth_repeating
-from .confirmation import confirming_tasks, handed_over, starting_loss, verdict
+from .confirmation import (
+    RUN_OFF_SEEDS,
+    confirming_tasks,
+    handed_over,
+    rivals,
+    run_off_tasks,
+    starting_loss,
+    verdict,
+    winner,
+)
 from .deadline import Deadline
 from .enqueued import Intake
 from .executors.local import Evaluate, Executor
@@ -28,7 +37,20 @@ from .report.history import draw_history
 from .report.page import write_report
 from .space import Genome, SearchSpace
 from .stopping import checkpoints
-from .store import CONFIRM, ENQUEUED, FAILURES, FINAL, FINISHED, PROXIES, REPEAT, SEARCH, Evaluation, Store, Told
+from .store import (
+    CONFIRM,
+    ENQUEUED,
+    FAILURES,
+    FINAL,
+    FINISHED,
+    PROXIES,
+    REPEAT,
+    RUN_OFF,
+    SEARCH,
+    Evaluation,
+    Store,
+    Told,
+)
 from .trainings import SearchProgress, Trainings
 
 
@@ -43,8 +65,9 @@ class Schedule:
         repeats: seeds that a survivor is trained from at most; 1 for no repeats.
         survivors: the best candidates after a generation that are worth repeats.
         stopping: one of :data:`paramap_d2.search.stopping.RULES`.
-        final_iterations: of the trainings that decide between the finalists; None for no such trainings.
-        finalists: how many they are, the algorithm's centre among them.
+        final_iterations: of the trainings that decide between the finalists; None for a run-off of the algorithm's
+            centre and the best seen, as long as a proxy, where there is a confirmation.
+        finalists: how many they are where they train longer, the algorithm's centre among them.
         confirm: seeds from which the challenger and the start are trained at the end; 0 for no confirmation.
         retries: of a training that the machine failed, at most.
     """
@@ -73,6 +96,8 @@ class Schedule:
         later = {CONFIRM: (2 * self.confirm, self.final_iterations)}
         if self.final_iterations:
             later[FINAL] = self.finalists, self.final_iterations
+        elif self.confirm:
+            later[RUN_OFF] = 2 * RUN_OFF_SEEDS, None
         return later
 
 
@@ -106,10 +131,10 @@ def evolve(
 
     A generation is asked for, joined by what a user enqueued (``intake``), trained once, and its survivors again from
     further seeds as long as the choice between them is open (:func:`paramap_d2.search.candidates.worth_repeating`);
-    then the algorithm is told the means. At the end the finalists are trained longer, with repeats by the same rule:
-    the algorithm's centre and the best that it asked for. Then the best finalist, or without them the centre,
-    challenges the loss that the search began with (:mod:`paramap_d2.search.confirmation`). What the machine fails is
-    tried again, and told as the generation's lowest when that does not help.
+    then the algorithm is told the means. At the end the finalists are trained, the algorithm's centre and the best that
+    it asked for: longer, with repeats by the same rule, or two of them in a run-off. Which wins challenges the loss
+    that the search began with (:mod:`paramap_d2.search.confirmation`). What the machine fails is tried again, and told
+    as the generation's lowest when that does not help.
 
     Returns:
         The evaluations of all generations, in the order in which they were asked for: of each training the last try.
@@ -178,28 +203,34 @@ def evolve(
         generation += 1
     trainings.generation = None
     trainings.keep_rest()
-    centre, challenger = algorithm.centre(), None
-    best_seen = ranked_candidates(done)
+    trainings.round = proxies_asked_for(done)
+    store.write_settings({"decided": None})
+    centre, best_seen = algorithm.centre(), [c.genome for c in ranked_candidates(done)]
+    start = starting_loss(algorithm.initial, done)
+    length = schedule.final_iterations or max((e.planned for e in done if e.stage in PROXIES), default=0) or None
+    challenger = None
     if schedule.final_iterations:
-        longer = {"stage": FINAL, "iterations": schedule.final_iterations}
-        trainings.round = proxies_asked_for(done)
-        finalists = [c.genome for c in best_seen if c.genome != centre]
+        longer = {"stage": FINAL, "iterations": length}
+        finalists = [genome for genome in best_seen if genome != centre]
         finalists = ([centre] * (centre is not None) + finalists)[: schedule.finalists]
         trainings.run([Task(*_place(genome, done), genome, schedule.seed, **longer) for genome in finalists])
         repeat(lambda: [c.final for c in ranked_candidates(done) if c.final is not None], schedule.finalists, **longer)
-        best_seen = ranked_candidates(done)
-        challenger = best_seen[0].genome if best_seen else None
-        role = "best finalist"
-    elif best_seen:
-        challenger, role = (centre, "centre") if centre is not None else (best_seen[0].genome, "best proxy")
+        challenger = next((c.genome for c in ranked_candidates(done)), None)
+    elif schedule.confirm and best_seen:
+        two = rivals(centre, best_seen[0], start)
+        won = 0
+        if len(two) > 1:
+            tasks = [Task(*_place(genome, done), genome, schedule.seed, iterations=length) for genome in two]
+            found = trainings.run(run_off_tasks(tasks, schedule.seed, algorithm.initial))
+            won = winner(found[::2], found[1::2])
+        challenger = two[won] if two else start
     confirmation = None
     if challenger is not None and schedule.confirm:
-        start = starting_loss(algorithm.initial, done)
-        length = schedule.final_iterations or max(e.planned for e in done if e.stage in PROXIES) or None
+        of_proxies = "centre" if challenger == centre else "best proxy"
         confirmation = {
             "challenger": challenger,
             "start": start,
-            "role": role,
+            "role": "best finalist" if schedule.final_iterations else of_proxies,
             "seeds": schedule.confirm,
             "iterations": length,
         }

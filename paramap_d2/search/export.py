@@ -67,8 +67,8 @@ def _write_json(output: str | os.PathLike[str], path: Path) -> None:
 
 
 def _write_optuna(output: str | os.PathLike[str], path: Path) -> None:
-    """Two studies, since longer trainings are not to be ranked with the proxies: one of these, and one, named
-    ``… (longer)``, of the final trainings and confirmations where there are some."""
+    """Two studies, since what follows the search is not to be ranked with the proxies: one of these, and one, named
+    ``… (longer)``, of the final trainings, the run-off and confirmations where there are some."""
     try:
         import optuna
     except ImportError:

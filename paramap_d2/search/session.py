@@ -328,8 +328,8 @@ def _processes(options: SearchOptions) -> int:
 
 def _executor(options: SearchOptions) -> Executor:
     # More would never have a proxy, and their share of the processors would lie idle.
-    finals = options.finalists if options.final_iters else 0
-    workers = min(options.workers, max(options.population, 2 * options.confirm, finals))
+    later = [count for count, _ in _schedule(options).later.values()]
+    workers = min(options.workers, max(options.population, *later))
     ray_options = ("ray_address", "cpus_per_proxy", "gpus_per_proxy")
     if options.executor != "ray":
         for name in ray_options:

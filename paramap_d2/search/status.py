@@ -16,9 +16,10 @@ from .store import (
     CONFIRM,
     ENQUEUED,
     FAILURES,
-    FINAL,
     FINISHED,
     INTERRUPTED,
+    LAST,
+    PROXIES,
     REPEAT,
     SEARCH,
     STOPPED,
@@ -84,7 +85,7 @@ def progress(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
 
 def _length(e: Evaluation, proxy: int | None) -> float:
     """Of a training, in lengths of a proxy; a proxy that was ended early counts whole, as those to come do."""
-    return e.planned / proxy if e.stage in (FINAL, CONFIRM) and e.planned and proxy else 1.0
+    return e.planned / proxy if e.stage in LAST and e.planned and proxy else 1.0
 
 
 def _later(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> list[tuple[int, int | None]]:
@@ -92,9 +93,9 @@ def _later(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> li
     asked_for = proxies_asked_for(evaluations)
     named = settings.get("confirmation")
     if settings.get("decided") != asked_for:  # the finals are not over
-        finals = sum(e.stage == FINAL and e.round == asked_for and e.attempt == 1 for e in evaluations)
+        made = Counter(e.stage for e in evaluations if e.round == asked_for and e.attempt == 1 and e.stage in LAST)
         ahead = settings.get("later", {})
-        return [(max(0, count - finals * (stage == FINAL)), iterations) for stage, (count, iterations) in ahead.items()]
+        return [(max(0, count - made[stage]), iterations) for stage, (count, iterations) in ahead.items()]
     if not named or named["challenger"] == named["start"]:
         return []
     made = {
@@ -106,7 +107,9 @@ def _later(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> li
         and e.status != INTERRUPTED
         and e.round != SUPERSEDED
     }
-    return [(max(0, 2 * named["seeds"] - len(made)), named["iterations"])]
+    had = Counter(genome for genome, _ in made)
+    left = [max(0, named["seeds"] - had[tuple(named[which])]) for which in ("challenger", "start")]
+    return [(sum(left), named["iterations"])]
 
 
 def all_planned(proxies: int, limit: int | None, beside: Mapping[str, int]) -> int:
@@ -119,12 +122,14 @@ def all_planned(proxies: int, limit: int | None, beside: Mapping[str, int]) -> i
     """
     proxies += sum(beside.get(stage, 0) for stage in (ENQUEUED, REPEAT))
     proxies = proxies if limit is None else min(proxies, limit)
-    return proxies + sum(beside.get(stage, 0) for stage in (FINAL, CONFIRM))
+    return proxies + sum(beside.get(stage, 0) for stage in LAST)
 
 
 def _saved(evaluations: Sequence[Evaluation]) -> float:
-    stopped = sum(e.planned - e.iterations for e in evaluations if e.status == STOPPED)
-    whole = sum(e.iterations for e in evaluations if e.status in (FINISHED, STOPPED)) + stopped
+    """Share of the proxies' iterations."""
+    proxies = [e for e in evaluations if e.stage in PROXIES]
+    stopped = sum(e.planned - e.iterations for e in proxies if e.status == STOPPED)
+    whole = sum(e.iterations for e in proxies if e.status in (FINISHED, STOPPED)) + stopped
     return stopped / whole if whole else 0.0
 
 

@@ -40,17 +40,21 @@ INTERRUPTED = "interrupted"
 """Status of an evaluation that was cut off and says nothing about its genome; it is evaluated anew on resume."""
 
 
-SEARCH, ENQUEUED, REPEAT, FINAL, CONFIRM = "search", "enqueued", "repeat", "final", "confirm"
+SEARCH, ENQUEUED, REPEAT = "search", "enqueued", "repeat"
+FINAL, RUN_OFF, CONFIRM = "final", "run-off", "confirm"
 """Stages: the first proxy of a genome that the algorithm asked for, or of one that the user enqueued, one more of it
-from another seed, a longer training of a finalist, and one that confirms the challenger or the start from a seed that
-nothing else had."""
+from another seed; a longer training of a finalist, one of the run-off between the centre and the best seen, and one
+that confirms the challenger or the start, both from seeds that nothing else had."""
 
 SUPERSEDED = -1
-"""Round of the final and confirming trainings that were made before the user accepted a change of config or data: with
+"""Round of the trainings of :data:`LAST` that were made before the user accepted a change of config or data: with
 them nothing is decided any more."""
 
 PROXIES = (SEARCH, ENQUEUED, REPEAT)
-"""Stages of the proxy's length; the others are longer, or of other seeds."""
+"""Stages of the search itself."""
+
+LAST = (FINAL, RUN_OFF, CONFIRM)
+"""Stages of what follows it: longer, or from seeds of their own."""
 
 
 NEWER = "was written by a newer version of paramap_d2: go on with that one"
@@ -78,13 +82,13 @@ class Evaluation:
     log: str = ""  # the end of a failure's log
     started: float = 0.0  # seconds since the epoch
     worker: int = 0
-    stage: str = SEARCH  # or ENQUEUED, REPEAT, FINAL or CONFIRM
+    stage: str = SEARCH  # one of PROXIES or LAST
     planned: int = 0  # iterations of the whole training; more than ``iterations`` where it ended early
     curve: list[list[float]] = field(default_factory=list)  # [iteration, metric] of evaluations on the way
     cause: str = ""  # why it is FAILED: LOSS or one of MACHINE
     attempt: int = 1  # at this training, from 1: what the machine failed is tried again
     versions: dict[str, str] = field(default_factory=dict)  # of what it was trained with, by package; and the machine
-    round: int = 0  # of a FINAL: the proxies asked for when it last decided between finalists; or SUPERSEDED
+    round: int = 0  # of a FINAL or RUN_OFF: the proxies asked for when it last decided; or SUPERSEDED
     id: int = 0  # order of ending, from 1; given by the store
 
     @property
@@ -295,9 +299,9 @@ class Store:
             self._db.executemany("UPDATE evaluations SET round = ? WHERE id = ?", marks)
 
     def supersede(self) -> None:
-        """Commit that the final and confirming trainings so far decide nothing any more."""
+        """Commit that the final and confirming trainings so far, and run-offs, decide nothing any more."""
         with self._one_line(UNWRITABLE):
-            self._db.execute("UPDATE evaluations SET round = ? WHERE stage IN (?, ?)", (SUPERSEDED, FINAL, CONFIRM))
+            self._db.execute("UPDATE evaluations SET round = ? WHERE stage IN (?, ?, ?)", (SUPERSEDED, *LAST))
 
     def tell(self, generation: int, told: Told) -> None:
         """Commit what the algorithm is about to be told."""

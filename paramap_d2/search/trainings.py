@@ -18,8 +18,10 @@ from .store import (
     FINAL,
     FINISHED,
     INTERRUPTED,
+    LAST,
     PROXIES,
     REPEAT,
+    RUN_OFF,
     SEARCH,
     SUPERSEDED,
     Evaluation,
@@ -68,7 +70,7 @@ class Trainings:
         leader: the best candidate of ``done``.
         generation: that the search is at, for who watches; None in the final trainings.
         made: evaluations that were made in this run.
-        round: of final trainings, see :class:`paramap_d2.search.store.Evaluation`.
+        round: of final trainings and run-offs, see :class:`paramap_d2.search.store.Evaluation`.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class Trainings:
         found = [self._last.get(_key(task)) for task in tasks]
         # What the machine failed in an earlier run is tried again in this one.
         found = [e if e is not None and e.counts else None for e in found]
-        earlier = [e for e in found if e is not None and e.stage == FINAL and e.round != self.round]
+        earlier = [e for e in found if e is not None and e.stage in (FINAL, RUN_OFF) and e.round != self.round]
         if earlier:
             self.store.decides_in(self.round, earlier)
             self._last |= {_key_of(e): replace(e, round=self.round) for e in earlier}
@@ -177,7 +179,7 @@ class Trainings:
                     task.seed,
                     stage=task.stage,
                     attempt=task.attempt,
-                    round=self.round if task.stage == FINAL else 0,
+                    round=self.round if task.stage in (FINAL, RUN_OFF) else 0,
                     **vars(outcome),
                 )
             )
@@ -203,6 +205,8 @@ class Trainings:
         self._tasks = tasks
         for task in tasks:
             self._later.pop(task.stage, None)
+            if task.stage == CONFIRM:
+                self._later.pop(RUN_OFF, None)  # there were no two to hold one between
 
     def _length(self, iterations: int | None) -> float:
         """Of a training, in lengths of a proxy."""
@@ -238,4 +242,4 @@ def _key(task: Task) -> tuple:
 
 
 def _key_of(e: Evaluation) -> tuple:
-    return tuple(e.genome), e.seed, (e.planned or None) if e.stage in (FINAL, CONFIRM) else None
+    return tuple(e.genome), e.seed, (e.planned or None) if e.stage in LAST else None

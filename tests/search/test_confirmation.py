@@ -59,11 +59,11 @@ def confirming(evaluations):
 
 
 @pytest.mark.parametrize("algorithm", ["ga", "cmaes", "ppo", "random"])
-def test_the_centre_is_confirmed_against_the_start_on_seeds_that_nothing_else_had(tmp_path, algorithm):
+def test_the_challenger_is_confirmed_against_the_start_on_seeds_that_nothing_else_had(tmp_path, algorithm):
     evaluations, settings, centre = search(tmp_path / "out", algorithm=algorithm, repeats=3)
     found = verdict(evaluations, settings)
-    assert found.challenger == centre and found.start == START
-    assert {tuple(e.genome) for e in confirming(evaluations)} == {tuple(centre), tuple(START)}
+    assert found.start == START
+    assert {tuple(e.genome) for e in confirming(evaluations)} == {tuple(found.challenger), tuple(START)}
     assert len(found.of_challenger) == len(found.of_start) == 3
     seeds = {e.seed for e in confirming(evaluations)}
     assert len(seeds) == 3 and not seeds & {e.seed for e in evaluations if e.stage != CONFIRM}
@@ -72,7 +72,7 @@ def test_the_centre_is_confirmed_against_the_start_on_seeds_that_nothing_else_ha
     assert found.gain == pytest.approx(means[0] - means[1])
     assert found.passed == (found.gain > 0)
     best = handed_over(evaluations, settings)
-    assert best.genome == (centre if found.passed else START)
+    assert best.genome == (found.challenger if found.passed else START)
     assert best.mean == (means[0] if found.passed else means[1])
 
 
@@ -125,9 +125,9 @@ def test_more_seeds_may_be_added_and_repeat_nothing(tmp_path):
 
 def test_a_search_that_goes_on_is_confirmed_anew(tmp_path):
     search(tmp_path / "out", generations=2)
-    evaluations, settings, centre = search(tmp_path / "out", generations=5)
+    evaluations, settings, _ = search(tmp_path / "out", generations=5)
     found = verdict(evaluations, settings)
-    assert found.challenger == centre and len(found.of_start) == len(found.of_challenger) == 3
+    assert len(found.of_start) == len(found.of_challenger) == 3
     assert len(confirming(evaluations)) == 9  # the start's are not made again
 
 
@@ -214,6 +214,8 @@ def test_the_text_tells_which_and_the_gain_with_its_interval():
         "challenger handed over: challenger (centre) − start +2.00 AP50, 95 % interval −0.27 to +4.27 "
         "(29.00 and 27.00 from 3 fresh seeds)"
     )
+    more = verdict(rows([28, 29], [26, 27, 28]), named(2))
+    assert verdict_text(more, "AP").endswith("(28.50 and 27.00 from 2 and 3 fresh seeds)")
     worse = verdict(rows([25], [26]), named(1))
     assert verdict_text(worse, "AP") == (
         "start handed over: challenger (centre) − start −1.00 AP (25.00 and 26.00 from 1 fresh seed)"
@@ -270,7 +272,7 @@ def test_losses_that_no_generation_asked_for_are_trained_in_folders_of_their_own
 
     search(tmp_path / "out", kept, algorithm="ppo", final_iterations=final_iterations)
     places = {(task.generation, task.position) for task in tasks if task.stage == CONFIRM}
-    assert len(places) == (2 if final_iterations else 1)  # neither the centre nor the start was asked for
+    assert len(places) == 2  # the start has none that was asked for
     assert len({task.name for task in tasks}) == len(tasks)
 
 
@@ -323,7 +325,7 @@ def test_loss_file_report_and_status_tell_which_and_the_gain(tmp_path, better):
     meta = json.loads((tmp_path / "best.json").read_text())["meta"]
     assert meta["confirmation"]["handed_over"] == ("challenger" if better else "start") == text.split()[0]
     assert meta["confirmation"]["gain"] == found.gain and meta["confirmation"]["interval_95"] == [*found.interval]
-    assert meta["genome"] == (algorithm.centre() if better else rounded(space.identity()))
+    assert meta["genome"] == (found.challenger if better else rounded(space.identity()))
     assert load_loss(tmp_path / "best.json") == space.decode(meta["genome"])
     assert f"confirmed    {text}" in status_text(evaluations, settings).splitlines()
     page = (tmp_path / "report.html").read_text()

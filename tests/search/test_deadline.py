@@ -72,7 +72,7 @@ def test_a_search_begins_no_generation_that_it_has_no_time_for(tmp_path):
         """A deadline after two generations."""
 
         def leaves(self, evaluations, generation, *last, workers):
-            assert (generation, last) == (5, ((4, None),))
+            assert (generation, last) == (5, ((4, None), (4, None)))
             return len(evaluations) < 11
 
     def timed(task):
@@ -83,6 +83,7 @@ def test_a_search_begins_no_generation_that_it_has_no_time_for(tmp_path):
     found = search(tmp_path, timed, deadline=OfTwo(), confirm=2)
     assert {e.generation for e in found if e.stage == "search"} == {0, 1}
     assert [e.stage for e in found].count("confirm") == 4  # the last trainings are made
+    assert [e.stage for e in found].count("run-off") == 4
     assert INTERRUPTED not in {e.status for e in found}
     assert len(search(tmp_path, timed, confirm=0)) == 21
 

@@ -18,7 +18,7 @@ from paramap_d2.search.lock import only_one
 from paramap_d2.search.names import loss_names, short_name
 from paramap_d2.search.proxies.proxy import Outcome
 from paramap_d2.search.space import SearchSpace
-from paramap_d2.search.store import ENQUEUED, FINISHED, INTERRUPTED, Evaluation, Store
+from paramap_d2.search.store import ENQUEUED, FINISHED, INTERRUPTED, PROXIES, Evaluation, Store
 
 SPACE = SearchSpace(("dense",), points=2, mode="shared")
 GENES = SPACE.genes
@@ -198,7 +198,7 @@ def test_a_budget_of_a_fixed_length_without_room_takes_nothing_in(tmp_path, loss
 def test_a_budget_holds_and_what_it_cuts_off_comes_with_a_larger_one(tmp_path, losses):
     with_them = {"enqueueing": {(0, 0): losses}, "generations": None}
     search(tmp_path / "out", evaluations=11, **with_them)  # 5, 4, and two of three
-    assert len([e for e in rows(tmp_path / "out") if e.stage != "confirm"]) == 11
+    assert len([e for e in rows(tmp_path / "out") if e.stage in PROXIES]) == 11
     assert len(names_of(tmp_path / "out")) == 2
     (waits,) = waiting(tmp_path / "out")
     assert waits.name == losses[2]

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING
 from paramap_d2.search.space import Genome, SearchSpace
 from paramap_d2.search.stopping import Checkpoint
 from paramap_d2.search.store import (
-    CONFIRM,
     DIVERGED,
     FAILED,
-    FINAL,
     FINISHED,
+    LAST,
     LOSS,
     MEMORY,
     NO_DETECTIONS,
@@ -76,7 +75,7 @@ class Task:
         """Of its folder; the same for all attempts. A final or confirming training may be of a loss that no generation
         asked for, and then has no place of its own: its genes tell it apart."""
         name = f"g{self.generation:03d}_{self.position:03d}_s{self.seed}"
-        if self.stage not in (FINAL, CONFIRM):
+        if self.stage not in LAST:
             return name
         genes = hashlib.sha256(json.dumps(list(self.genome)).encode()).hexdigest()[:6]
         return f"{name}_{self.iterations or 'proxy'}_{genes}"
@@ -211,7 +210,7 @@ class Proxy:
             return hooks[-1]
 
         def trained(model: Module) -> None:
-            if self.finalists is not None and comm.is_main_process() and task.stage in (FINAL, CONFIRM):
+            if self.finalists is not None and comm.is_main_process() and task.stage in LAST:
                 try:
                     keep_weights(model, loss_file, Path(self.finalists) / f"{task.stage}_{task.name}.pth")
                 except (OSError, RuntimeError):  # a full disk costs the weights, and not the training

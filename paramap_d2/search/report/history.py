@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from paramap_d2.search.candidates import leading_means, ranked_candidates
-from paramap_d2.search.store import CONFIRM, FAILURES, FINAL, FINISHED, INTERRUPTED, SEARCH, STOPPED, Evaluation
+from paramap_d2.search.store import (
+    CONFIRM,
+    FAILURES,
+    FINAL,
+    FINISHED,
+    INTERRUPTED,
+    RUN_OFF,
+    SEARCH,
+    STOPPED,
+    Evaluation,
+)
 
 from .drawing import LIGHT, PLACEHOLDERS, Palette, chart, inline_svg, save_figure
 
@@ -23,7 +33,11 @@ Names = Mapping[tuple[float, ...], str]
 START_MARKERS = "*P^<>h"
 """Of the losses with a name, in their order: told apart by more than a colour."""
 
-LONGER = {FINAL: ("s", "final training"), CONFIRM: ("D", "confirming training")}
+LONGER = {
+    FINAL: ("s", "final training"),
+    RUN_OFF: ("o", "run-off training"),
+    CONFIRM: ("D", "confirming training"),
+}
 """Markers and names of what is no proxy."""
 
 
@@ -157,7 +171,7 @@ def _zones(points: _Points) -> list[tuple[float, str]]:
     generation = -1
     for i, e in enumerate(points.evaluations):
         if e.stage in LONGER:
-            name = {FINAL: "finals", CONFIRM: "confirmed"}[e.stage]
+            name = {FINAL: "finals", RUN_OFF: "run-off", CONFIRM: "confirmed"}[e.stage]
         else:
             generation = max(generation, e.generation)  # repeats of earlier generations come later
             name = str(generation)

@@ -66,13 +66,11 @@ def _confirmed(found: Verdict, names: Names, metric: str) -> Outcome:
         said = verdict_text(found, metric)
         return Outcome(heading, lines=[f"{said[0].upper()}{said[1:]}. ({start})"])
     means = [statistics.fmean(e.fitness for e in of) for of in (found.of_challenger, found.of_start)]
-    counts = sorted({len(found.of_challenger), len(found.of_start)})
-    seeds = f"{' and '.join(map(str, counts))} fresh seed{'s' * (counts[-1] > 1)}"
     if found.passed:
         said = f"{challenger} is handed over, with {metric} {means[0]:.2f}; {start} has {means[1]:.2f}"
     else:
         said = f"{start} is handed over, with {metric} {means[1]:.2f}; the challenger, {challenger}, has {means[0]:.2f}"
-    lines = [f"{said}. Both are means from {seeds}."]
+    lines = [f"{said}. Both are means from {found.seeds}."]
     if found.interval is None:
         lines.append("From one seed no interval can be given: more come with --resume --confirm N.")
         return Outcome(heading, signed(found.gain), f"{metric} over {start}", lines)

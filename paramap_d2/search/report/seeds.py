@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paramap_d2.search.store import CONFIRM, FINISHED, Evaluation
+from paramap_d2.search.store import FINAL, FINISHED, Evaluation
 
 from .drawing import PLACEHOLDERS, chart, inline_svg
 from .history import LONGER
@@ -17,7 +17,7 @@ class OfLoss:
     """The longer trainings of one loss, of one stage and length."""
 
     loss: str  # its name
-    stage: str  # FINAL or CONFIRM
+    stage: str  # one of LAST
     iterations: int
     evaluations: list[Evaluation]  # that say something about it
 
@@ -50,7 +50,7 @@ def seeds_svg(groups: Sequence[OfLoss], metric: str = "AP") -> str:
     with chart(0.6 + 0.5 * len(groups)) as (figure, ax):
         for row, group in enumerate(groups):
             marker = LONGER[group.stage][0]
-            face = palette.page if group.stage == CONFIRM else palette.curve  # as in the history
+            face = palette.curve if group.stage == FINAL else palette.page  # as in the history
             values = [e.fitness for e in group.evaluations if e.status == FINISHED]
             failed = len(group.evaluations) - len(values)
             look = {"markerfacecolor": face, "markeredgecolor": palette.curve, "markeredgewidth": 1.3, "markersize": 6}
