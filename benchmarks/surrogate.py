@@ -10,8 +10,7 @@ ten folds) is the surrogate, and its error there, the trainings' noise included,
 Then every algorithm searches the surrogate from the identity, at an equal budget, many times. Told is what the
 surrogate gives for the loss that a search would confirm after so many proxies (the algorithm's own centre, or the best
 seen if that beats it in a run-off with the same noise), and how many proxies that needs to the AP of the reference
-loss. A surrogate knows little of what no search has tried: predictions are never above the best that was
-seen.
+loss. A surrogate knows little of what no search has tried: predictions are never above the best that was seen.
 """
 
 from __future__ import annotations

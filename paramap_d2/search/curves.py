@@ -75,7 +75,7 @@ class Curves:
 
     def follow(self, evaluations: Sequence[Evaluation]) -> None:
         """Tell of evaluations that ended since the last ones. Of every proxy its figures, at its number, and if it was
-        trained to its end its genes too; of longer trainings their figures by the loss, one seed after the other.
+        trained to its end its genes too; of what follows the search the figures by the loss, one seed after the other.
         Failures have no figures."""
         for e in evaluations:
             self.last = e.id

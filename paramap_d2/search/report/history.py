@@ -50,7 +50,7 @@ class _Points:
     names: Names = field(default_factory=dict)
 
     def where(self, *statuses: str, longer: bool = False) -> tuple[list[float], list[Evaluation]]:
-        """Proxies, or the longer trainings, of these statuses."""
+        """Proxies, or what followed them, of these statuses."""
         return self._chosen(lambda e: e.status in statuses and (e.stage in LONGER) == longer)
 
     def of(self, genome: tuple[float, ...]) -> tuple[list[float], list[Evaluation]]:
@@ -166,7 +166,7 @@ def _draw_history(ax: Axes, points: _Points, metric: str, palette: Palette) -> N
 
 
 def _zones(points: _Points) -> list[tuple[float, str]]:
-    """Where generations and the longer trainings after them begin, and their names."""
+    """Where generations and the trainings after them begin, and their names."""
     zones: list[tuple[float, str]] = []
     generation = -1
     for i, e in enumerate(points.evaluations):

@@ -1,4 +1,4 @@
-"""The picture of final and confirming trainings: every loss's fitness from every seed, and its mean."""
+"""The picture of what followed a search: the fitness of every loss from every seed, and its mean."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .history import LONGER
 
 @dataclass(frozen=True)
 class OfLoss:
-    """The longer trainings of one loss, of one stage and length."""
+    """What followed the search of one loss, of one stage and length."""
 
     loss: str  # its name
     stage: str  # one of LAST
@@ -31,7 +31,7 @@ class OfLoss:
 
 
 def by_loss(evaluations: Sequence[Evaluation], name: dict[tuple[float, ...], str]) -> list[OfLoss]:
-    """Of every loss with longer trainings, confirming ones first, from best to worst.
+    """Of every loss that was trained after the search, confirming ones first, from best to worst.
 
     Args:
         name: of every loss that has some, by genome.

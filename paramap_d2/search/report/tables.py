@@ -70,7 +70,7 @@ def look_table(evaluations: Sequence[Evaluation]) -> Table | None:
 
 
 def seed_table(groups: Sequence[OfLoss]) -> Table | None:
-    """A row for each loss with longer trainings; None where there is none."""
+    """A row for each loss that was trained after the search; None where there is none."""
     columns = [("loss", False), ("trainings", False), *numbers("iterations", "mean", "seeds"), ("each", False)]
     rows = [
         [
