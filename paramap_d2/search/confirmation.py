@@ -159,7 +159,7 @@ def rivals(centre: Genome | None, best: Genome, start: Genome) -> list[Genome]:
 def winner(of_centre: Iterable[Evaluation], of_best: Iterable[Evaluation]) -> int:
     """Of a run-off: 1, the best seen, if it was above the centre whatever the seeds of the two, else 0, the centre.
 
-    By their means a best seen that was merely lucky would win once in four or five times over a better centre.
+    By the means of the two, a best seen that was merely lucky would win too often over a better centre.
     """
     found = [[e.fitness for e in of if e.counts] for of in (of_centre, of_best)]
     if not all(found):  # the machine failed one
