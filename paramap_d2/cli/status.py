@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,10 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     from paramap_d2.search.life import overview
 
     _, text = overview(options.output)
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # read by something like head, which has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(text)
     return 0
 
 
