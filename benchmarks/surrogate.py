@@ -5,7 +5,8 @@ The losses of real searches of one config (their stores, packed in ``benchmarks/
 regressed on what they are: AP on the five functions' values at eight places each and the log of the gradient scale. A
 proxy that was ended early counts with what it would have come to, had it gone on as the others did. Two regressions are
 tried, a Gaussian process and a random forest; the one whose predictions of held-out losses rank them better (Spearman,
-ten folds) is the surrogate, and its error there, the trainings' noise included, the noise of the simulated proxies.
+ten folds) is the surrogate, and its error there, the trainings' noise included, the noise of the simulated proxies
+(``--noise`` names another: trainings of one loss differ by far less than the surrogate errs).
 
 Then every algorithm searches the surrogate from the identity, at an equal budget, many times. Told is what the
 surrogate gives for the loss that a search would confirm after so many proxies (the algorithm's own centre, or the best
@@ -29,6 +30,7 @@ EXAMPLES = """examples:
   python benchmarks/surrogate.py benchmarks/results/bccd_ga.db.xz
   python benchmarks/surrogate.py output/by_ga output/by_ppo
   python benchmarks/surrogate.py output/search --reference retinanet-coco --runs 20
+  python benchmarks/surrogate.py output/search --noise 1     # what its trainings of several seeds differ by
 """
 
 PLACES = numpy.linspace(0, 1, 10)[1:-1]
@@ -184,6 +186,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("searches", type=Path, nargs="+", help="folders of searches, or their stores, packed by xz or not")
     p.add_argument("--reference", default="retinanet-coco", help="the loss to reach (default retinanet-coco)")
     p.add_argument("--runs", type=int, default=40, help="simulated searches of each algorithm (default 40)")
+    p.add_argument(
+        "--noise",
+        type=float,
+        metavar="AP",
+        help="standard deviation of the simulated proxies' noise (default: the surrogate's error)",
+    )
     p.add_argument("--population", type=int, default=16, help="of all but ppo (default 16)")
     p.add_argument("--ppo-population", type=int, default=8, help="of ppo (default 8, the paper's)")
     return p
@@ -210,13 +218,18 @@ def main() -> None:
     if len(genomes) < 5 * FOLDS:
         raise SystemExit(f"error: {len(genomes)} losses are too few to learn from; {5 * FOLDS} would do")
     surrogate = Surrogate(genomes, aps, space)
+    if options.noise is not None:
+        surrogate.noise = options.noise
     print(f"{len(genomes)} losses, best {surrogate.best:.1f} AP; held out, ten folds:\n")
     print("| regression | Spearman | of the better half | its root mean square error (AP) |")
     print("| --- | ---: | ---: | ---: |")
     for name, (rho, upper, error) in surrogate.scores.items():
         print(f"| {name} | {rho:.2f} | {upper:.2f} | {error:.1f} |")
     target, start = surrogate([reference, space.identity()])
-    print(f"\nBy the {surrogate.name}: {options.reference} {target:.1f} AP, the identity {start:.1f}.\n")
+    print(
+        f"\nBy the {surrogate.name}: {options.reference} {target:.1f} AP, the identity {start:.1f}; proxies with a "
+        f"noise of {surrogate.noise:.1f} AP.\n"
+    )
     populations = dict.fromkeys(("ga", "cmaes", "random"), options.population) | {"ppo": options.ppo_population}
     print(table(surrogate, target, populations, options.runs))
 
