@@ -87,7 +87,8 @@ def difference(values: Sequence[float], others: Sequence[float]) -> str:
     gain = statistics.fmean(values) - statistics.fmean(others)
     if min(len(values), len(others)) < 2:
         return f"{gain:+.1f}"
-    half = half_width(values, others)
+    if (half := half_width(values, others)) is None:
+        return f"{gain:+.1f}"
     return f"{gain:+.1f} ({gain - half:+.1f} to {gain + half:+.1f})"
 
 
@@ -100,7 +101,7 @@ def over_images(found: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str
     gain = statistics.fmean(values) - statistics.fmean(baselines)
     means = [np.mean([row["resampled"] for row in of_cell], axis=0) for of_cell in (found, others)]
     images = NORMAL * np.nanstd(means[0] - means[1], ddof=1)
-    half = math.hypot(half_width(values, baselines), images)
+    half = math.hypot(half_width(values, baselines) or 0.0, images)
     return f"{gain - half:+.1f} to {gain + half:+.1f}"
 
 

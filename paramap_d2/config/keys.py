@@ -53,8 +53,8 @@ def _add_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PARAM_AP.GLOBAL_BATCH = True
     # Factor on the gradient of the box branch, in place of the loss file's; 0.0 takes the loss file's.
     cfg.MODEL.PARAM_AP.GRAD_SCALE = 0.0
-    # What makes training on a CPU faster: images and freed memory kept, maps channels last, optimizers' steps in one
-    # pass (paramap_d2.engine.cpu_speed). Figures are the same up to rounding; other devices have no need of it.
+    # What makes training on a CPU faster: maps channels last, optimizers' steps in one pass; in proxies, images and
+    # freed memory kept (paramap_d2.engine.cpu_speed). Figures are the same up to rounding; other devices need none.
     cfg.MODEL.PARAM_AP.FAST_CPU = False
     # A data set that the trained detector's scores are calibrated on at the end of a training (paramap_d2.engine
     # .calibration): model_calibrated.pth, calibration.json and reliability.png beside model_final.pth, which stays as

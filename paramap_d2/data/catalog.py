@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 from paramap_d2.errors import UserError
 
-__all__ = ["DatasetError", "check_datasets", "datasets_root"]
+__all__ = ["DatasetError", "check_datasets", "coco_json", "datasets_root"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,13 @@ def missing(name: str, path: str | os.PathLike[str]) -> DatasetError:
         f"data set '{name}' needs {os.fspath(path)}, which does not exist: set DETECTRON2_DATASETS "
         f"to the folder that holds the data sets (now '{datasets_root()}')" + (f"; {home}" if home else "")
     )
+
+
+def coco_json(name: str) -> str | None:
+    """The file of a registered data set in COCO's instances form; None for one of another form. That of LVIS, say, has
+    a file of its own form, which only who registered it can read."""
+    metadata = MetadataCatalog.get(name)
+    return metadata.get("json_file") if metadata.get("evaluator_type", "coco").startswith("coco") else None
 
 
 def check_datasets(names: str | Iterable[str]) -> None:

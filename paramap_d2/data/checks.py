@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
-from .catalog import DatasetError, check_datasets, the_first_few, warn_of_empty_boxes
+from .catalog import DatasetError, check_datasets, coco_json, the_first_few, warn_of_empty_boxes
 from .coco_file import has_no_size, read_coco
 from .images import check_image
 from .voc import load_voc
@@ -57,9 +57,9 @@ def check_content(names: Iterable[str], images: bool = True) -> list[CheckedData
 def _check(name: str, images: bool) -> CheckedDataset:
     check_datasets(name)
     metadata = MetadataCatalog.get(name)
-    classes = metadata.get("thing_classes")
-    if metadata.get("json_file"):
-        checked, files = _check_coco(name, metadata.json_file, metadata.get("image_root") or "", classes)
+    if json_file := coco_json(name):
+        image_root, classes = metadata.get("image_root") or "", metadata.get("thing_classes")
+        checked, files = _check_coco(name, json_file, image_root, classes)
     else:
         if metadata.get("dirname") and metadata.get("split") and metadata.get("evaluator_type") == "pascal_voc":
             records = load_voc(name, metadata.dirname, metadata.split, metadata.thing_classes)
@@ -67,6 +67,7 @@ def _check(name: str, images: bool) -> CheckedDataset:
             records = DatasetCatalog.get(name)
         if not len(records):
             raise DatasetError(f"data set '{name}' has no image")
+        classes = metadata.get("thing_classes")  # of some forms known once they are read
         objects = [a for record in records for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
         checked = CheckedDataset(name, tuple(classes) if classes else None, len(objects), _masks(objects))
         files = [

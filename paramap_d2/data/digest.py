@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from .catalog import check_datasets
+from .catalog import check_datasets, coco_json
 from .coco_file import read_coco
 from .voc import list_images
 
@@ -38,12 +38,13 @@ def digest(names: str | Iterable[str]) -> dict[str, str]:
 def _place(name: str) -> tuple[str, ...]:
     """Where the data set lies now; a name may be given to other data, and `DETECTRON2_DATASETS` changed."""
     metadata = MetadataCatalog.get(name)
-    return tuple(str(metadata.get(key, "")) for key in ("json_file", "image_root", "dirname", "split"))
+    places = (str(metadata.get(key, "")) for key in ("image_root", "dirname", "split"))
+    return (coco_json(name) or "", *places, str(metadata.get("json_file", "")))
 
 
 @functools.cache
 def _digest(name: str, place: tuple[str, ...]) -> str:
-    json_file, image_root, dirname, split = place
+    json_file, image_root, dirname, split, _ = place
     annotations = hashlib.sha256()
     images: list[tuple[str, str]] = []  # name and path
     if json_file:

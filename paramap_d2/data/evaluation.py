@@ -21,7 +21,7 @@ from packaging.version import Version
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .catalog import DatasetError, check_datasets, warn_of_empty_boxes
+from .catalog import DatasetError, check_datasets, coco_json, warn_of_empty_boxes
 from .coco_file import NumberedCOCO, number, read_coco
 from .voc_evaluation import VOCEvaluator
 
@@ -152,8 +152,8 @@ def read_truth(name: str) -> NumberedCOCO:
     """
     check_datasets(name)
     metadata = MetadataCatalog.get(name)
-    if metadata.get("json_file"):
-        coco = read_coco(metadata.json_file)
+    if json_file := coco_json(name):
+        coco = read_coco(json_file)
     else:
         coco = {"annotations": [], **convert_to_coco_dict(name)}
     classes = metadata.get("thing_dataset_id_to_contiguous_id")

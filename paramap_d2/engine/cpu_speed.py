@@ -1,5 +1,6 @@
-"""What makes training on a CPU faster, all of it asked for by one switch: ``MODEL.PARAM_AP.FAST_CPU``, of a LazyConfig
-``train.fast_cpu``. Figures are the same up to rounding; other devices need none of it."""
+"""What makes training on a CPU faster, asked for by one switch: ``MODEL.PARAM_AP.FAST_CPU``, of a LazyConfig
+``train.fast_cpu``. A process that trains again and again, as a search's workers do, trains in :func:`fast_training`,
+too. Figures are the same up to rounding; other devices need none of it."""
 
 from __future__ import annotations
 

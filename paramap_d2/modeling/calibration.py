@@ -124,14 +124,16 @@ def score_layer(model: nn.Module) -> ScoreLayer:
             into a layer.
     """
     model = getattr(model, "module", model)  # of DistributedDataParallel
+    reason = f"{type(model).__name__}'s scores are not known to be sigmoids of one logit each"
     if isinstance(model, RetinaNet):
-        layer = model.head.cls_score
-        return ScoreLayer(layer, layer.out_channels, model.num_classes, model, "test_score_thresh")
+        layer = getattr(model.head, "cls_score", None)
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            return ScoreLayer(layer, layer.out_channels, model.num_classes, model, "test_score_thresh")
+        reason = f"the head {type(model.head).__name__} has no convolution cls_score with a bias"
     if isinstance(model, ParamAPDeformableDETR):
         # Without box refinement all decoder layers share this one, and it is folded once.
         layer = model.detr.class_embed[-1]
         return ScoreLayer(layer, layer.out_features, model.num_classes, model, "score_thresh")
-    reason = f"{type(model).__name__}'s scores are not known to be sigmoids of one logit each"
     if isinstance(model, GeneralizedRCNN):
         predictor = getattr(model.roi_heads, "box_predictor", None)
         if isinstance(model.roi_heads, CascadeROIHeads):

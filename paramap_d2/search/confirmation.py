@@ -70,6 +70,7 @@ class Verdict:
         challenger, start: their genomes.
         of_challenger, of_start: their confirming evaluations; none where the challenger is the start.
         role: what the challenger is: ``centre``, ``best finalist`` or ``best proxy``.
+        looks: how often these two were told apart, this time included; more than once where seeds were added.
     """
 
     challenger: Genome
@@ -77,6 +78,7 @@ class Verdict:
     of_challenger: list[Evaluation]
     of_start: list[Evaluation]
     role: str
+    looks: int = 1
 
     @property
     def gain(self) -> float | None:
@@ -87,10 +89,15 @@ class Verdict:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % confidence interval of the gain; None where neither loss has two seeds."""
+        """95 % confidence interval of the gain; None where neither loss has two seeds, or none differs from another.
+
+        Whoever adds seeds until the interval leaves 0 out would find that it does in time, whatever the gain. So the
+        5 % are divided by the number of looks.
+        """
         if self.gain is None:
             return None
-        half = half_width(*([e.fitness for e in found] for found in (self.of_challenger, self.of_start)))
+        values = ([e.fitness for e in found] for found in (self.of_challenger, self.of_start))
+        half = half_width(*values, 0.05 / self.looks)
         return None if half is None else (self.gain - half, self.gain + half)
 
     @property
@@ -113,11 +120,13 @@ class Verdict:
             "interval_95": self.interval,
             "of_challenger": [e.fitness for e in self.of_challenger],
             "of_start": [e.fitness for e in self.of_start],
+            "looks": self.looks,
         }
 
 
-def half_width(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Half of the 95 % confidence interval of the difference of two means; None where neither has two values.
+def half_width(first: Sequence[float], second: Sequence[float], outside: float = 0.05) -> float | None:
+    """Half of the confidence interval of the difference of two means, by default the 95 % one; None where neither has
+    two values, or all values of both are the same, which tells nothing of their noise.
 
     Welch's: the noise of both, and Student's t with as many degrees of freedom as their spreads leave (Welch 1947, "The
     generalization of 'Student's' problem"). With one value in place of several, a loss has the other's noise. A loss
@@ -135,13 +144,14 @@ def half_width(first: Sequence[float], second: Sequence[float]) -> float | None:
     ]
     error = sum(parts)
     if error == 0:
-        return 0.0
+        return None
     freedom = 1 / sum(  # of shares, since squares of the parts themselves may be too small for a number
         (part / error) ** 2 / (len(values) - 1)
         for part, values in zip(parts, (first, second), strict=True)
         if len(values) > 1
     )
-    return float(stdtrit(min(freedom, sum(len(v) - 1 for v in (first, second))), 0.975)) * math.sqrt(error)
+    freedom = min(freedom, sum(len(v) - 1 for v in (first, second)))
+    return float(stdtrit(freedom, 1 - outside / 2)) * math.sqrt(error)
 
 
 def starting_loss(initial: Sequence[Genome], done: Iterable[Evaluation]) -> Genome:
@@ -197,6 +207,7 @@ def verdict(evaluations: Iterable[Evaluation], settings: Mapping[str, Any]) -> V
     role = named["role"]
     if challenger == start:
         return Verdict(challenger, start, [], [], role)
+    looks = named.get("looks", 1)
     rows = [e for e in evaluations if e.stage == CONFIRM and (e.planned or None) == named["iterations"]]
     of: list[dict[int, Evaluation]] = [
         {e.seed: e for e in rows if e.genome == g and e.status != INTERRUPTED and e.round != SUPERSEDED}
@@ -205,7 +216,17 @@ def verdict(evaluations: Iterable[Evaluation], settings: Mapping[str, Any]) -> V
     if min(map(len, of)) < named["seeds"]:
         return None
     counting = ([found[seed] for seed in sorted(found) if found[seed].counts] for found in of)
-    return Verdict(challenger, start, *counting, role)
+    return Verdict(challenger, start, *counting, role, looks)
+
+
+def looks(evaluations: Iterable[Evaluation], settings: Mapping[str, Any], confirmation: Mapping[str, Any]) -> int:
+    """How often a confirmation that is to be made will have told its two losses apart: once more than that in the store
+    where that is of the same two, has come to its end and had fewer seeds."""
+    before = settings.get("confirmation") or {}
+    if any(before.get(key) != confirmation[key] for key in ("challenger", "start", "iterations")):
+        return 1
+    more = confirmation["seeds"] > before["seeds"] and verdict(evaluations, settings) is not None
+    return before.get("looks", 1) + more
 
 
 def handed_over(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> Candidate | None:

@@ -21,6 +21,7 @@ from .confirmation import (
     RUN_OFF_SEEDS,
     confirming_tasks,
     handed_over,
+    looks,
     rivals,
     run_off_tasks,
     starting_loss,
@@ -234,6 +235,7 @@ def evolve(
             "seeds": schedule.confirm,
             "iterations": length,
         }
+        confirmation["looks"] = looks(store.evaluations(), store.settings(), confirmation)
     store.write_settings({"confirmation": confirmation, "decided": proxies_asked_for(done)})
     if confirmation and challenger != start:
         pair = [Task(*_place(g, done), g, schedule.seed, iterations=length) for g in (challenger, start)]

@@ -15,7 +15,7 @@ from paramap_d2.errors import UserError
 from .executors.local import Executor
 from .proxies.config import ProxyConfig
 from .proxies.failures import first_line
-from .proxies.proxy import Outcome, Task
+from .proxies.proxy import Outcome, Task, figures_of
 from .store import FAILED, FINISHED
 
 AREAS = {"APs": (0, 32**2), "APm": (32**2, 96**2), "APl": (96**2, math.inf)}
@@ -34,12 +34,12 @@ class Untrained:
     def __call__(self, task: Task) -> Outcome:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             try:
-                results = self.config.untrained(Path(folder))
+                figures = figures_of(self.config.untrained(Path(folder)))
             except Exception as error:  # of a user's evaluator: anything
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 return Outcome(FAILED, error=f"{first_line(error)} ({frame.filename}, line {frame.lineno})")
             _forget(folder)
-        return Outcome(FINISHED, metrics={f"{kind}/{name}": 0.0 for kind, part in results.items() for name in part})
+        return Outcome(FINISHED, metrics=dict.fromkeys(figures, 0.0))
 
 
 def _forget(folder: str) -> None:

@@ -92,11 +92,12 @@ class SearchSpace:
         return {**losses, **self.fixed}
 
     def encode(self, losses: Mapping[str, HeadLoss], source: str = "the loss") -> Genome:
-        """The genome that decodes to these losses, to start a search from.
+        """The genome that decodes to these losses, to start a search from. Control points that are nearer to each other
+        in x than ``encoding.GAP`` are moved apart by it.
 
         Raises:
             UserError: ``source`` lacks a head, has a function that is not piecewise linear or has more control points,
-                or its functions differ where the space shares one.
+                its functions differ where the space shares one, or its gradient scale is outside of the searched ones.
         """
         genome: Genome = []
         for head in self.heads:
@@ -114,7 +115,14 @@ class SearchSpace:
                 except ValueError as error:
                     raise UserError(f"{source}: function {name!r} of head {head!r}: {error}") from None
             if self.grad_scale is None:
-                genome.append(encode_grad_scale(losses[head].grad_scale))
+                scale = losses[head].grad_scale
+                genome.append(encode_grad_scale(scale))
+                least, most = decode_grad_scale(0), decode_grad_scale(1)
+                if not least * (1 - 1e-9) <= scale <= most * (1 + 1e-9):
+                    raise UserError(
+                        f"{source}: the gradient scale {scale:g} of head {head!r} is not among the searched ones, "
+                        f"{least:g} to {most:g}; --fix-grad-scale {scale:g} searches with it"
+                    )
         return genome
 
     def identity(self) -> Genome:

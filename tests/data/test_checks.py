@@ -9,7 +9,7 @@ from PIL import Image
 
 from paramap_d2.config import ConfigError, check_config, read_config
 from paramap_d2.config.checks import check_data
-from paramap_d2.data import DatasetError, check_content, checks
+from paramap_d2.data import DatasetError, check_content, checks, digest
 from paramap_d2.errors import UserError
 from paramap_d2.model_zoo import get_config_file
 
@@ -239,3 +239,22 @@ def test_images_are_checked_where_the_config_says(images):
         (images / f"{name}.json").write_text(json.dumps(coco())[:-9])
         with pytest.raises(DatasetError, match="is not JSON"):
             check_config(read_config(file, [*data, "INPUT.CHECK_IMAGES", "False"]))
+
+
+def test_a_file_of_another_form_is_for_whoever_registered_it(images):
+    """LVIS's, say, has neither file names nor plain categories; Detectron2 reads it by itself."""
+    (images / "lvis.json").write_text(json.dumps({"images": [{"id": 1, "coco_url": "http://x/0.png"}]}))
+    record = {"file_name": str(images / "0.png"), "width": 40, "height": 30, "image_id": 1}
+    DatasetCatalog.register("other_form", lambda: [{**record, "annotations": [{"category_id": 0}]}])
+    places = {"json_file": str(images / "lvis.json"), "image_root": str(images), "evaluator_type": "lvis"}
+    MetadataCatalog.get("other_form").set(thing_classes=["cat"], **places)
+    try:
+        (checked,) = check_content(["other_form"])
+        assert (checked.classes, checked.objects) == (("cat",), 1)
+        assert len(digest("other_form")["other_form"]) == 64
+        check_data(["other_form"], ["other_form"], ("CLASSES", 1), own_evaluator=True)
+        with pytest.raises(ConfigError, match="evaluator type lvis"):
+            check_data(["other_form"], ["other_form"], ("CLASSES", 1))
+    finally:
+        DatasetCatalog.remove("other_form")
+        MetadataCatalog.remove("other_form")

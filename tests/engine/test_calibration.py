@@ -191,6 +191,16 @@ def test_a_detector_without_an_exact_fold_is_told_before_its_training(tiny, tmp_
     assert "softmax" in caplog.text
 
 
+def test_a_head_of_ones_own_has_no_exact_fold(tiny):
+    model = Trainer.build_model(read_config(RETINANET, [*tiny, "MODEL.DEVICE", "cpu"]))
+    model.head.cls_score.bias = None
+    with pytest.raises(UserError, match="RetinaNetHead has no convolution cls_score with a bias: no calibration"):
+        score_layer(model)
+    del model.head.cls_score
+    with pytest.raises(UserError, match="RetinaNetHead has no convolution cls_score with a bias: no calibration"):
+        score_layer(model)
+
+
 @pytest.mark.parametrize("last, calibrated", [(7, False), (8, True), (9, True)])  # one more: resumed at its end
 def test_a_training_that_fails_is_not_calibrated_however_late(trained, tmp_path, monkeypatch, last, calibrated):
     calls = []

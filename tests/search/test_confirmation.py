@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import statistics
+from dataclasses import replace
 from random import Random
 
 import fake_proxies
@@ -119,7 +120,11 @@ def test_more_seeds_may_be_added_and_repeat_nothing(tmp_path):
 
     evaluations, settings, _ = search(tmp_path / "out", counted, confirm=5)
     assert made == [(CONFIRM, confirmation_seed(5, [START], number)) for number in (3, 3, 4, 4)]
-    assert len(verdict(evaluations, settings).of_start) == 5
+    found = verdict(evaluations, settings)
+    assert len(found.of_start) == 5 and found.looks == 2
+    assert found.interval[1] - found.gain > replace(found, looks=1).interval[1] - found.gain
+    again = verdict(*search(tmp_path / "out", counted, confirm=5)[:2])
+    assert again.looks == 2  # and told the same
     assert story(evaluations) == story(search(tmp_path / "once", confirm=5)[0])
 
 
@@ -129,6 +134,7 @@ def test_a_search_that_goes_on_is_confirmed_anew(tmp_path):
     found = verdict(evaluations, settings)
     assert len(found.of_start) == len(found.of_challenger) == 3
     assert len(confirming(evaluations)) == 9  # the start's are not made again
+    assert found.looks == 1
 
 
 def test_with_final_trainings_the_best_finalist_challenges_at_their_length(tmp_path):
@@ -231,6 +237,19 @@ def test_there_is_no_verdict_before_all_seeds_have_ended(missing):
     assert verdict([*found, cut_off], named(4)) is None and verdict([*found, cut_off], named(3)) is not None
 
 
+@pytest.mark.parametrize("plan, least", [([3], 0.95), ([3, 6], 0.93), ([3, 5, 7, 10], 0.92)])
+def test_who_adds_seeds_until_the_interval_leaves_0_out_is_not_fooled_more_often(plan, least):
+    generator, missed = numpy.random.default_rng(0), 0
+    for _ in range(2000):
+        first, second = generator.normal(30, 1.5, (2, max(plan)))
+        for looked, count in enumerate(plan, 1):
+            gain = first[:count].mean() - second[:count].mean()
+            if abs(gain) > half_width(first[:count], second[:count], 0.05 / looked):
+                missed += 1
+                break
+    assert 1 - missed / 2000 > least
+
+
 values = st.lists(st.floats(0, 60), min_size=2, max_size=6)
 
 
@@ -238,14 +257,15 @@ values = st.lists(st.floats(0, 60), min_size=2, max_size=6)
 def test_the_interval_is_welchs(first, second):
     half = half_width(first, second)
     if numpy.var(first) + numpy.var(second) < 1e-4:  # where scipy loses digits
-        assert half < 1
+        assert half is None or half < 1
         return
     low, high = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
     assert half == pytest.approx((high - low) / 2, rel=1e-6)
 
 
-def test_no_interval_from_two_values():
+def test_no_interval_without_a_spread():
     assert half_width([30.0], [20.0]) is None
+    assert half_width([30.0, 30.0, 30.0], [29.5, 29.5, 29.5]) is None  # as where the seed is not used
     # One value has the other's noise: 12.706 (one degree of freedom) times √(0.5 + 0.5/2)
     assert half_width([30.0], [20.0, 21.0]) == pytest.approx(12.706 * math.sqrt(0.75), abs=1e-3)
 

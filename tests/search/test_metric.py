@@ -6,6 +6,7 @@ import pytest
 from paramap_d2.errors import UserError
 from paramap_d2.search.executors.local import InlineExecutor
 from paramap_d2.search.metric import check_metric
+from paramap_d2.search.proxies.proxy import figures_of
 
 
 @dataclass
@@ -23,6 +24,14 @@ class Config:
 
 def test_a_figure_that_an_own_evaluator_gives():
     check_metric(Config({"bbox": {"mAP": float("nan"), "F1": 0.0}}), "F1", InlineExecutor())
+
+
+def test_what_stands_beside_the_figures_is_no_matter():
+    results = {"bbox": {"AP": 30.0, "per_class": {"cat": 20.0}, "names": ["cat"], "none": None}, "seconds": 1.5}
+    assert figures_of(results) == {"bbox/AP": 30.0, "bbox/per_class/cat": 20.0, "seconds": 1.5}
+    check_metric(Config(results), "AP", InlineExecutor())
+    with pytest.raises(UserError, match="--metric names: .* it gives AP, per_class/cat$"):
+        check_metric(Config(results), "names", InlineExecutor())
 
 
 def test_the_projects_evaluator_is_not_asked_for_what_it_always_gives():

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -75,6 +76,18 @@ def test_fixed_heads_stay():
     assert json.dumps(space.describe()) != json.dumps(SearchSpace(("roi",)).describe())
 
 
+def of_scale(scale):
+    return {"dense": replace(load_loss("linear")["dense"], grad_scale=scale)}
+
+
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_the_ends_of_the_gradient_scales_are_searched(scale):
+    space = SearchSpace(("dense",))
+    assert space.decode(space.encode(of_scale(scale)))["dense"].grad_scale == pytest.approx(scale)
+    fixed = SearchSpace(("dense",), grad_scale=25.0)
+    assert fixed.decode(fixed.encode(of_scale(25.0)))["dense"].grad_scale == 25.0
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -85,6 +98,7 @@ def test_fixed_heads_stay():
         (lambda: SearchSpace(("dense",)).encode(load_loss("square"), "square"), "'rank_numerator' .* not piecewise"),
         (lambda: SearchSpace(("dense",), points=2).encode(load_loss("retinanet-coco")), "4 interior .* into 2"),
         (lambda: SearchSpace(("dense",), mode="shared").encode(load_loss("retinanet-coco")), "differ, and the search"),
+        (lambda: SearchSpace(("dense",)).encode(of_scale(25)), "scale 25 .* 0.1 to 10; --fix-grad-scale 25 "),
     ],
 )
 def test_user_errors(make, message):

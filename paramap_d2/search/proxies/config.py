@@ -118,6 +118,7 @@ class YamlProxyConfig:
         if cfg.PROXY.TRAINER:
             code.trainer(cfg.PROXY.TRAINER)  # its module may register what the config names
         cfg.MODEL.PARAM_AP.END_LOSS = _no_end_loss("MODEL.PARAM_AP.END_LOSS", cfg.MODEL.PARAM_AP.END_LOSS)
+        _check_grad_scale("MODEL.PARAM_AP.GRAD_SCALE", cfg.MODEL.PARAM_AP.GRAD_SCALE)
         heads = detector_heads(cfg)
         if not heads:
             raise _no_loss(config_file, cfg.MODEL.META_ARCHITECTURE)
@@ -254,6 +255,8 @@ class LazyProxyConfig:
             if part not in cfg.dataloader:
                 raise UserError(f"config {config_file} defines no dataloader.{part}, and a fitness needs one")
         keys = lazy_config.loss_keys(cfg)
+        for key in (key.removesuffix("loss") + "grad_scale" for key in keys):
+            _check_grad_scale(key, lazy_config.OmegaConf.select(cfg, key))
         own = ("train.output_dir", "train.seed", "train.device", "train.calibrate_on", *keys)
         own += ("train.checkpointer.period", "train.checkpointer.max_to_keep", "train.end_loss", "train.end_loss_from")
         batch = "dataloader.train.total_batch_size"
@@ -357,6 +360,12 @@ def _no_end_loss(key: str, loss: str) -> str:
     if loss:
         logger.warning("%s: a fitness is that of one loss, and proxies train without it", key)
     return ""
+
+
+def _check_grad_scale(key: str, scale: float | None) -> None:
+    if scale:
+        mend = f"leave it at 0.0, with --fix-grad-scale {scale:g} to search with this one"
+        raise UserError(f"{key} is {scale:g} and would take the place of every loss's own: {mend}")
 
 
 def _precise_bn(trainer: DefaultTrainer) -> HookBase | None:

@@ -227,11 +227,22 @@ class Proxy:
 
     def _fitness(self, results: Results, outcome: Outcome) -> float:
         """The metric in an evaluator's figures, NaN where nothing is detected; the outcome gets all figures."""
-        figures = {f"{kind}/{name}": float(v) for kind, part in results.items() for name, v in part.items()}
+        figures = figures_of(results)
         outcome.metrics = {name: v for name, v in figures.items() if math.isfinite(v)}
         if figures and f"bbox/{self.metric}" not in figures:
             raise ValueError(f"the evaluator gives no {self.metric}; it gives {', '.join(figures)}")
         return figures.get(f"bbox/{self.metric}", math.nan)
+
+
+def figures_of(results: Results) -> dict[str, float]:
+    """An evaluator's figures by task and name, such as ``bbox/AP``; what is no number is left out."""
+    from detectron2.evaluation.testing import flatten_results_dict
+
+    figures = {}
+    for name, value in flatten_results_dict(results).items():
+        with contextlib.suppress(TypeError, ValueError):
+            figures[name] = float(value)
+    return figures
 
 
 def _watch(
@@ -281,7 +292,9 @@ def _watch(
 
         def after_step(self) -> None:
             if comm.is_main_process():  # which alone is told the losses
-                self.look_at(self.trainer.storage.latest()["total_loss"][0])
+                loss, told = self.trainer.storage.latest().get("total_loss", (0.0, -1))
+                if told == self.trainer.iter:  # trainers may gather losses now and then
+                    self.look_at(loss)
             outcome.iterations = self.trainer.iter + 1
             if outcome.iterations in self.thresholds and outcome.iterations < outcome.planned:
                 self.check(self.thresholds[outcome.iterations])

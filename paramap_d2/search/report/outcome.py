@@ -72,11 +72,19 @@ def _confirmed(found: Verdict, names: Names, metric: str) -> Outcome:
         said = f"{start} is handed over, with {metric} {means[1]:.2f}; the challenger, {challenger}, has {means[0]:.2f}"
     lines = [f"{said}. Both are means from {found.seeds}."]
     if found.interval is None:
-        lines.append("From one seed no interval can be given: more come with --resume --confirm N.")
+        one = max(len(found.of_challenger), len(found.of_start)) < 2
+        if one:
+            lines.append("From one seed no interval can be given: more come with --resume --confirm N.")
+        else:
+            lines.append(
+                "Every seed gave the same figure, so no interval can be given: does the training use its seed?"
+            )
         return Outcome(heading, signed(found.gain), f"{metric} over {start}", lines)
     low, high = found.interval
     if low <= 0 <= high:
         lines.append("The interval holds 0: this may be chance. More seeds narrow it: --resume --confirm N.")
+    if found.looks > 1:
+        lines.append(f"As seeds were added, this is look {found.looks} at the gain: for that the interval is wider.")
     unit = f"{metric} over {start}, 95 % interval {signed(low)} to {signed(high)}"
     return Outcome(heading, signed(found.gain), unit, lines)
 

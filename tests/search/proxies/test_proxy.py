@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from detectron2.engine import SimpleTrainer
 
 from paramap_d2.losses import load_loss
 from paramap_d2.modeling import BoxAPLoss
@@ -98,3 +99,11 @@ def test_it_trains_with_the_genomes_loss_from_the_tasks_seed(tmp_path, tiny, mon
     assert first_step(1, SPACE.identity(), 5) == one
     assert first_step(2, SPACE.encode(load_loss("retinanet-coco")), 5) != one
     assert first_step(3, SPACE.identity(), 6) != one
+
+
+def test_losses_that_are_gathered_now_and_then(tmp_path, tiny, monkeypatch):
+    """As by SimpleTrainer's gather_metric_period."""
+    monkeypatch.setattr(SimpleTrainer, "write_metrics", staticmethod(lambda *args, **options: None))
+    outcome = Proxy(read_proxy_config(RETINANET, tiny), SPACE, "AP", str(tmp_path))(Task(0, 0, SPACE.identity(), 5))
+    assert outcome.status in ("finished", "no detections") and not outcome.error.startswith("KeyError")
+    assert outcome.iterations == outcome.planned == 2

@@ -9,6 +9,7 @@ from detectron2.engine import hooks
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from paramap_d2.config import ConfigError, parse_config
+from paramap_d2.errors import UserError
 from paramap_d2.model_zoo import get_config_file
 from paramap_d2.search.proxies.config import read_proxy_config
 
@@ -53,6 +54,16 @@ def test_an_end_loss_of_a_lazy_config(lazy_tiny, caplog):
         proxy = read_proxy_config(config, [*lazy_tiny, "train.end_loss=best.json"])
     assert "train.end_loss: a fitness is that of one loss" in caplog.text
     assert proxy._cfg(Path()).train.end_loss == "" and proxy.settings == plain.settings
+
+
+def test_a_gradient_scale_that_would_take_every_losses_place(tiny, lazy_tiny):
+    with pytest.raises(UserError, match=r"MODEL.PARAM_AP.GRAD_SCALE is 4 .*--fix-grad-scale 4 "):
+        read_proxy_config(
+            get_config_file("shapes_retinanet_R_18_FPN.yaml"), [*tiny, "MODEL.PARAM_AP.GRAD_SCALE", "4.0"]
+        )
+    lazy = get_config_file("lazy/shapes_retinanet_R_18_FPN.py")
+    with pytest.raises(UserError, match=r"model.param_ap.grad_scale is 0.5 .*--fix-grad-scale 0.5 "):
+        read_proxy_config(lazy, [*lazy_tiny, "model.param_ap.grad_scale=0.5"])
 
 
 @pytest.mark.parametrize("enabled", [False, True])

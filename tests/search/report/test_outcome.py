@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_no_gain():
 def test_from_one_seed_there_is_no_interval():
     said = of(confirmed([35.0], [31.0]))
     assert (said.figure, said.unit) == ("+4.00", "AP over linear") and "no interval" in said.lines[-1]
+
+
+def test_seeds_that_change_nothing_give_no_interval():
+    said = of(confirmed([30.0, 30.0], [29.5, 29.5]))
+    assert (said.figure, said.unit) == ("+0.50", "AP over linear") and "use its seed" in said.lines[-1]
+
+
+def test_another_look_is_told():
+    said = of(replace(confirmed([34.0, 35.0, 36.0], [30.0, 31.0, 32.0]), looks=2))
+    assert "look 2" in said.lines[-1] and "+1.73" not in said.unit
 
 
 @pytest.mark.parametrize("confirm", [3, 0])
