@@ -65,6 +65,6 @@ def main(arguments: Sequence[str]) -> int:
         source.with_name(f"{source.stem}_{part}{source.suffix}") for part in ("search", "searchval")
     ]
     parts = split_file(source, *outputs, options.held_out, options.seed)
-    for path, part in zip(outputs, parts, strict=True):
-        print(f"{path}: {len(part['images'])} images, {len(part['annotations'])} annotations")
+    for path, part, what in zip(outputs, parts, ("to train on", "held out"), strict=True):
+        print(f"{path}, {what}: {len(part['images'])} images, {len(part['annotations'])} annotations")
     return 0

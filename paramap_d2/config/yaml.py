@@ -45,28 +45,33 @@ def read_config(
     return cfg
 
 
-def merge_options(cfg: CfgNode, opts: Sequence[object]) -> None:
-    """Merge KEY VALUE pairs into the config.
+def merge_options(cfg: CfgNode, opts: Sequence[object], where: str = "config option") -> None:
+    """Merge KEY VALUE pairs into the config; ``where`` says in a message whose they are.
 
     Raises:
         ConfigError: names the key.
     """
     opts = list(opts)
     if len(opts) % 2:
-        raise ConfigError(f"config options come in pairs KEY VALUE; {opts[-1]!r} at the end has no partner")
+        raise ConfigError(f"{where}s come in pairs KEY VALUE; {opts[-1]!r} at the end has no partner")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         try:
             cfg.merge_from_list([key, value])
         except Exception as error:
-            raise ConfigError(f"config option {key} {value}: {_line(error, cfg)}") from None
+            raise ConfigError(f"{where} {key} {value}: {_line(error, cfg)}") from None
 
 
 def _line(error: Exception, cfg: CfgNode) -> str:
     """What yacs says, in one line, and how to mend it where that is known."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # else it is quoted
     line = " ".join(text.split()) or type(error).__name__
+    if line == "argument of type 'NoneType' is not iterable":
+        return "it is empty"
     if unknown := re.search(r"Non-existent (?:config )?key: ([\w.]+)$", line):
-        return line + did_you_mean(unknown[1], _keys(cfg))
+        hint = did_you_mean(unknown[1], _keys(cfg))
+        if not hint and "config key" in line:  # of a file
+            hint = "; --import names a module that adds keys of your own (paramap evolve, calibrate)"
+        return line + hint
     mismatch = r"\(<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. ([^ ]+)\) for config key: ([\w.]+)$"
     if found := re.search(mismatch, line):
         match found.groups():

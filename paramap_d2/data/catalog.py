@@ -53,6 +53,10 @@ def coco_json(name: str) -> str | None:
     return metadata.get("json_file") if metadata.get("evaluator_type", "coco").startswith("coco") else None
 
 
+unread: list[str] = []
+"""Why the user's own list of data sets was not read to its end."""
+
+
 def check_datasets(names: str | Iterable[str]) -> None:
     """Raise unless every data set is registered and its files are there.
 
@@ -67,6 +71,8 @@ def check_datasets(names: str | Iterable[str]) -> None:
         DatasetError: names the first data set that cannot be used, and how to mend it.
     """
     for name in [names] if isinstance(names, str) else names:
+        if name not in DatasetCatalog and unread:
+            raise DatasetError(f"data set '{name}' is not registered, since {unread[-1]}")
         if name not in DatasetCatalog:
             near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}? " if near else ""

@@ -106,13 +106,16 @@ def _warn_of_boxes(name: str, objects: Sequence[Mapping[str, Any]], images: Sequ
     """Say of boxes that cannot be meant as they are: many that reach beyond their image are corners in place of a width
     and a height."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in images}
-    beyond, outside = 0, []
+    beyond, outside, corner = 0, [], True
     for item in objects:
         (x, y, width, height), (right, bottom) = item["bbox"], sizes[item["image_id"]]
         beyond += x + width > right + 1 or y + height > bottom + 1
+        corner &= max(x + width, y + height) <= 1 < min(right, bottom)
         if x >= right or y >= bottom or x + width <= 0 or y + height <= 0:
             outside.append(f"annotation {item['id']} of image {item['image_id']}")
-    if beyond > BEYOND * len(objects):
+    if objects and corner:
+        logger.warning("data set '%s': all boxes lie within their image's first pixel: bbox is in pixels", name)
+    elif beyond > BEYOND * len(objects):
         logger.warning(
             "data set '%s': %d of %d boxes reach beyond their image: bbox is [x, y, width, height], not two corners",
             name,

@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from .catalog import DatasetError
+from .catalog import DatasetError, unread
 from .voc import register_voc
 
 __all__ = ["USER_DATASETS", "register_from_file"]
@@ -87,12 +87,14 @@ def _register_entry(name: str, entry: Any, path: Path) -> None:
 
 def _register() -> None:
     _register_search_split()
+    unread.clear()
     if os.environ.get(USER_DATASETS):
         try:
             register_from_file(os.environ[USER_DATASETS])
         except DatasetError as error:
-            # An import should not fail for this; whoever asks for one of the names is told it is unknown.
-            logger.warning("%s: %s", USER_DATASETS, error)
+            # An import should not fail for this; whoever asks for one of the names is told.
+            unread.append(f"{USER_DATASETS}: {error}")
+            logger.warning("%s", unread[-1])
 
 
 _register()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 
 from paramap_d2.errors import UserError
 
-__all__ = ["TrainedCheckpointer", "check_resumable", "last_checkpoint"]
+__all__ = ["TrainedCheckpointer", "check_resumable", "last_checkpoint", "resumed_checkpoint", "told_of_weights"]
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("betas", "momentum")
 """Options that Adam's kin and SGD have, and not the other."""
@@ -23,6 +27,14 @@ STATES = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "sum")
 shapes: another one is read and written past its end."""
 
 
+def resumed_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """As :func:`last_checkpoint`; that a training begins anew, since there is none, is told."""
+    path = last_checkpoint(folder)
+    if path is None:
+        logger.warning("%s holds no checkpoint to go on from: the training begins anew", folder)
+    return path
+
+
 def last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     """The file that Detectron2's checkpointer would go on from, None without one."""
     try:
@@ -30,6 +42,18 @@ def last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
             return os.path.join(folder, file.read().strip())
     except FileNotFoundError:
         return None
+
+
+@contextlib.contextmanager
+def told_of_weights(key: str, path: str) -> Iterator[None]:
+    """For the length of the context, weights to start from that cannot be had, such as those of another machine without
+    a network, are a UserError that names them and their key in the config."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{key} is {path}, which cannot be read ({_reason(error)}): name a file that is here, or '' for none"
+        ) from None
 
 
 class TrainedCheckpointer(DetectionCheckpointer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from itertools import islice
 from typing import Any
@@ -19,7 +20,7 @@ import paramap_d2.modeling  # noqa: F401  registers the models
 from paramap_d2.config.lazy import test_loader_of, without_backbone_weights
 
 from .calibration import CalibrationHook
-from .checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint
+from .checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint, resumed_checkpoint, told_of_weights
 from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
 from .trained_loss import TrainedLoss
 
@@ -115,9 +116,11 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
             else None,
         ]
     )
-    if resume and (path := last_checkpoint(cfg.train.output_dir)):
+    path = resumed_checkpoint(cfg.train.output_dir) if resume else None
+    if path:
         check_resumable(trainer.model, trainer.optimizer, path)
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    with contextlib.nullcontext() if path else told_of_weights("train.init_checkpoint", cfg.train.init_checkpoint):
+        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     trainer.train(start, cfg.train.max_iter)
 

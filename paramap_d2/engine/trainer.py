@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import OrderedDict
 from functools import partial
@@ -20,7 +21,7 @@ import paramap_d2.modeling  # noqa: F401  registers the models
 from paramap_d2.data import build_evaluator, build_train_mapper
 
 from .calibration import CalibrationHook
-from .checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint
+from .checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint, resumed_checkpoint, told_of_weights
 from .cpu_speed import SameSizeBatches, channels_last_on_cpu, fused_on_cpu
 from .solver import lr_factors
 from .trained_loss import TrainedLoss
@@ -66,10 +67,13 @@ class Trainer(DefaultTrainer):
         cls.build_trained(_on_cpu(cfg), resume)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As DefaultTrainer's. Raises UserError where the last checkpoint is of another model."""
-        if resume and (path := last_checkpoint(self.cfg.OUTPUT_DIR)):
+        """As DefaultTrainer's. Raises UserError where the last checkpoint is of another model, or weights to start from
+        cannot be had."""
+        path = resumed_checkpoint(self.cfg.OUTPUT_DIR) if resume else None
+        if path:
             check_resumable(self.model, self.optimizer, path)
-        super().resume_or_load(resume)
+        with contextlib.nullcontext() if path else told_of_weights("MODEL.WEIGHTS", self.cfg.MODEL.WEIGHTS):
+            super().resume_or_load(resume)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, Any]:

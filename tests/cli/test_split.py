@@ -29,7 +29,7 @@ def test_default_names_and_sizes(source, capsys):
     searchval = source.with_name("instances_train2017_searchval.json")
     assert len(images(searchval)) == 3
     assert images(search) | images(searchval) == set(range(30)) and not images(search) & images(searchval)
-    assert f"{searchval}: 3 images, 3 annotations" in capsys.readouterr().out
+    assert f"{searchval}, held out: 3 images, 3 annotations" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text, count", [("0.2", 6), ("7", 7)])

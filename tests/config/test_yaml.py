@@ -59,6 +59,8 @@ def test_options_have_the_last_word(file):
     [
         ("MODEL: [", (), "config file .*config.yaml: "),
         ("MODLE:\n  X: 1\n", (), "config file .*config.yaml: .*MODLE"),
+        ("", (), "config file .*config.yaml: it is empty$"),
+        ("MINE:\n  X: 1\n", (), "key: MINE; --import names a module that adds keys of your own"),
         ("_BASE_: nowhere.yaml\n", (), "config file .*config.yaml: .*nowhere.yaml"),
         (BASE, ["NO.SUCH", "1"], "config option NO.SUCH 1: Non-existent key: NO.SUCH$"),
         (BASE, ["SOLVER.MAXITER", "1"], "Non-existent key: SOLVER.MAXITER; did you mean SOLVER.MAX_ITER"),

@@ -96,6 +96,14 @@ def test_named_by_the_environment_on_import(listed, monkeypatch, caplog):
     monkeypatch.setenv(coco.USER_DATASETS, str(listed.parent / "none.json"))
     coco._register()  # an import does not fail
     assert "PARAMAP_DATASETS: cannot read" in caplog.text
+    with pytest.raises(
+        DatasetError, match="'my_other' is not registered, since PARAMAP_DATASETS: cannot read .*none.json"
+    ):
+        check_datasets("my_other")
+    monkeypatch.delenv(coco.USER_DATASETS)
+    coco._register()
+    with pytest.raises(DatasetError, match="'my_other' is not registered: "):
+        check_datasets("my_other")
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,16 @@ def test_images_are_checked_where_the_config_says(images):
             check_config(read_config(file, [*data, "INPUT.CHECK_IMAGES", "False"]))
 
 
+@pytest.mark.parametrize("size, said", [(0.4, True), (1.5, False)])
+def test_boxes_as_parts_of_an_image_are_told(images, caplog, size, said):
+    content = coco()
+    for item in content["annotations"]:
+        item["bbox"] = [0.1, 0.2, size, size]
+    with registered(content, images) as name:
+        check_content([name])
+    assert ("within their image's first pixel: bbox is in pixels" in caplog.text) == said
+
+
 def test_a_file_of_another_form_is_for_whoever_registered_it(images):
     """LVIS's, say, has neither file names nor plain categories; Detectron2 reads it by itself."""
     (images / "lvis.json").write_text(json.dumps({"images": [{"id": 1, "coco_url": "http://x/0.png"}]}))

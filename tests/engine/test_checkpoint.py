@@ -7,7 +7,7 @@ from torch import nn
 from paramap_d2.config import check_config, read_config
 from paramap_d2.config.lazy import read_lazy_config
 from paramap_d2.engine import Trainer, lazy, resumed
-from paramap_d2.engine.checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint
+from paramap_d2.engine.checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint, resumed_checkpoint
 from paramap_d2.errors import UserError
 from paramap_d2.model_zoo import get_config_file
 
@@ -163,3 +163,11 @@ def test_weights_that_cannot_be_read(content, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         TrainedCheckpointer(net()).load(str(tmp_path / "x.pth"))
     assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+
+
+def test_a_training_that_is_to_go_on_from_nothing_says_that_it_begins_anew(tmp_path, caplog):
+    assert resumed_checkpoint(tmp_path) is None
+    assert f"{tmp_path} holds no checkpoint to go on from: the training begins anew" in caplog.text
+    caplog.clear()
+    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+    assert resumed_checkpoint(tmp_path) == str(tmp_path / "model_0000003.pth") and not caplog.text

@@ -202,6 +202,7 @@ def test_an_exception_in_the_loss_is_the_losss(tmp_path, tiny, monkeypatch):
         ({"config_file": "nowhere.yaml"}, [], "config file nowhere.yaml does not exist"),
         ({"resume": True}, [], "no search to resume"),
         ({}, ["SOLVER.MAX_ITERS", "5"], "config option SOLVER.MAX_ITERS 5: Non-existent"),
+        ({}, ["PROXY.OPTS", "['SEEED', 5]"], "config file .*yaml: PROXY.OPTS: option SEEED 5: Non-existent key"),
         ({}, ["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' at the end has no partner"),
         ({}, ["SOLVER.MAX_ITER", "many"], "config option SOLVER.MAX_ITER many"),
         ({}, ["DATASETS.TRAIN", "('nope_train',)"], "data set 'nope_train' is not registered"),

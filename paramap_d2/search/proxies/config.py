@@ -112,9 +112,9 @@ class YamlProxyConfig:
         from paramap_d2.config import check_config, detector_heads, merge_options, parse_config, read_config
 
         cfg = read_config(config_file, opts, code.add_keys())
-        merge_options(cfg, cfg.PROXY.OPTS)
+        merge_options(cfg, cfg.PROXY.OPTS, f"config file {config_file}: PROXY.OPTS: option")
         merge_options(cfg, opts)
-        cfg.VIS_PERIOD = 0
+        cfg.VIS_PERIOD, cfg.MODEL.PARAM_AP.CALIBRATE_ON = 0, ""
         if cfg.PROXY.TRAINER:
             code.trainer(cfg.PROXY.TRAINER)  # its module may register what the config names
         cfg.MODEL.PARAM_AP.END_LOSS = _no_end_loss("MODEL.PARAM_AP.END_LOSS", cfg.MODEL.PARAM_AP.END_LOSS)
@@ -245,7 +245,7 @@ class LazyProxyConfig:
         cfg = lazy_config.read_lazy_config(config_file, opts)
         lazy_config.apply_options(cfg, cfg.proxy.opts)
         lazy_config.apply_options(cfg, opts)
-        cfg.train.end_loss = _no_end_loss("train.end_loss", cfg.train.end_loss)
+        cfg.train.calibrate_on, cfg.train.end_loss = "", _no_end_loss("train.end_loss", cfg.train.end_loss)
         heads = lazy_config.detector_heads(cfg)
         if not heads:
             detector = lazy_config.target(cfg.model)
@@ -299,6 +299,7 @@ class LazyProxyConfig:
 
         from paramap_d2.config import lazy as lazy_config
         from paramap_d2.engine import lazy as lazy_training
+        from paramap_d2.engine.checkpoint import told_of_weights
         from paramap_d2.engine.cpu_speed import fast_training
 
         cfg = self._cfg(folder)
@@ -308,7 +309,8 @@ class LazyProxyConfig:
         with fast_training() if cfg.train.fast_cpu else nullcontext():
             seed_all_rng(seed + comm.get_rank())
             trainer = lazy_training.build_trainer(cfg)
-            DetectionCheckpointer(trainer.model).load(cfg.train.init_checkpoint)
+            with told_of_weights("train.init_checkpoint", cfg.train.init_checkpoint):
+                DetectionCheckpointer(trainer.model).load(cfg.train.init_checkpoint)
 
             def evaluate() -> Results:
                 batch = lazy_config.OmegaConf.select(cfg, "dataloader.train.total_batch_size") or 1

@@ -99,7 +99,10 @@ def _imported(name: str, asked: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise UserError(f"{asked}: there is no module {error.name} in this folder or on Python's path") from None
+            hint = f"; without .py: {name[:-3]}" if name.endswith(".py") else ""
+            raise UserError(
+                f"{asked}: there is no module {error.name} in this folder or on Python's path{hint}"
+            ) from None
         raise UserError(f"{asked}: {error}") from None
     except (Exception, SystemExit) as error:  # a module is a program: anything
         frames = traceback.extract_tb(error.__traceback__)

@@ -3,8 +3,10 @@
 import logging
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import hooks
 from detectron2.modeling import BACKBONE_REGISTRY
 
@@ -54,6 +56,26 @@ def test_an_end_loss_of_a_lazy_config(lazy_tiny, caplog):
         proxy = read_proxy_config(config, [*lazy_tiny, "train.end_loss=best.json"])
     assert "train.end_loss: a fitness is that of one loss" in caplog.text
     assert proxy._cfg(Path()).train.end_loss == "" and proxy.settings == plain.settings
+
+
+def test_a_search_needs_no_data_to_calibrate_on(tiny, lazy_tiny):
+    nowhere = [*tiny, "MODEL.PARAM_AP.CALIBRATE_ON", "nowhere"]
+    assert read_proxy_config(get_config_file("shapes_retinanet_R_18_FPN.yaml"), nowhere).heads == ("dense",)
+    lazy = get_config_file("lazy/shapes_retinanet_R_18_FPN.py")
+    assert read_proxy_config(lazy, [*lazy_tiny, "train.calibrate_on=nowhere"]).heads == ("dense",)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_weights_that_cannot_be_had(tiny, lazy_tiny, lazy, monkeypatch, tmp_path):
+    def offline(*args, **options):
+        raise URLError("no network")
+
+    monkeypatch.setattr(DetectionCheckpointer, "load", offline)
+    config = get_config_file("lazy/shapes_retinanet_R_18_FPN.py" if lazy else "shapes_retinanet_R_18_FPN.yaml")
+    key, url = ("train.init_checkpoint", "MODEL.WEIGHTS")[not lazy], "detectron2://some/R-50.pkl"
+    proxy = read_proxy_config(config, [*lazy_tiny, f"{key}={url}"] if lazy else [*tiny, key, url])
+    with pytest.raises(UserError, match=f"{key} is {url}, which cannot be read .*no network.*: name a file"):
+        proxy.train(Path("linear"), tmp_path, 0, None)
 
 
 def test_a_gradient_scale_that_would_take_every_losses_place(tiny, lazy_tiny):
