@@ -71,7 +71,7 @@ class SearchOptions:
         options["config_file"] = _absolute(self.config_file)
         options["init"] = self.init and [_absolute(name) for name in self.init]
         options["fixed"] = self.fixed and _absolute(self.fixed)
-        options["opts"] = [_with_absolute_file(o) if isinstance(o, str) else o for o in self.opts]  # Python's numbers
+        options["opts"] = [_with_absolute_loss(o) if isinstance(o, str) else o for o in self.opts]  # Python's numbers
         named = {"DETECTRON2_DATASETS": "datasets", **os.environ}  # Detectron2's own default
         places = {name: os.path.abspath(named[name]) for name in ENVIRONMENT if named.get(name)}
         return {"options": options, "environment": places, "folder": os.getcwd()}
@@ -82,10 +82,10 @@ def _absolute(name: str) -> str:
     return os.path.abspath(name) if os.path.exists(name) else name
 
 
-def _with_absolute_file(option: str) -> str:
-    """Of a config's option, ``KEY=VALUE`` or a VALUE alone, that names a file that is there: a loss, or weights."""
+def _with_absolute_loss(option: str) -> str:
+    """Of a config's option, ``KEY=VALUE`` or a VALUE alone, that names a loss file."""
     key, equals, value = option.rpartition("=")
-    return key + equals + os.path.abspath(value) if os.path.splitext(value)[1] and os.path.isfile(value) else option
+    return key + equals + _absolute(value) if value.endswith(".json") else option
 
 
 def resumed_options(given: Mapping[str, Any]) -> SearchOptions:
