@@ -53,7 +53,7 @@ def told_of_weights(key: str, path: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{key} is {path}, which cannot be read ({_reason(error)}): name a file that is here, or '' for none"
-        ) from None
+        ) from error
 
 
 class TrainedCheckpointer(DetectionCheckpointer):

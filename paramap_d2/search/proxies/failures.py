@@ -28,7 +28,7 @@ def cause_of(error: BaseException) -> str:
         return MEMORY
     if number in (errno.ENOSPC, errno.EDQUOT) or any(part in text for part in _DISK):
         return DISK
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
         return FILE
     if any(part in text for part in _KILLED):
         return KILLED

@@ -14,6 +14,8 @@ from paramap_d2.config import ConfigError, parse_config
 from paramap_d2.errors import UserError
 from paramap_d2.model_zoo import get_config_file
 from paramap_d2.search.proxies.config import read_proxy_config
+from paramap_d2.search.proxies.failures import cause_of
+from paramap_d2.search.store import FILE
 
 
 def read(config, tiny, *opts, caplog):
@@ -74,8 +76,9 @@ def test_weights_that_cannot_be_had(tiny, lazy_tiny, lazy, monkeypatch, tmp_path
     config = get_config_file("lazy/shapes_retinanet_R_18_FPN.py" if lazy else "shapes_retinanet_R_18_FPN.yaml")
     key, url = ("train.init_checkpoint", "MODEL.WEIGHTS")[not lazy], "detectron2://some/R-50.pkl"
     proxy = read_proxy_config(config, [*lazy_tiny, f"{key}={url}"] if lazy else [*tiny, key, url])
-    with pytest.raises(UserError, match=f"{key} is {url}, which cannot be read .*no network.*: name a file"):
+    with pytest.raises(UserError, match=f"{key} is {url}, which cannot be read .*no network.*: name a file") as raised:
         proxy.train(Path("linear"), tmp_path, 0, None)
+    assert cause_of(raised.value) == FILE
 
 
 def test_a_gradient_scale_that_would_take_every_losses_place(tiny, lazy_tiny):
