@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .store import Store, StoreError
+from .candidates import last_tries
+from .store import SUPERSEDED, Store, StoreError
 
 OPTIONS = {
     "algorithm": "--algorithm",
@@ -50,7 +51,8 @@ def open_store(
             it has that value.
 
     Raises:
-        StoreError: a search is there and is not to be resumed, or is another one; there is none to resume.
+        StoreError: a search is there and is not to be resumed, is another one, or has more proxies already than it is
+            to end with; there is none to resume.
     """
     path = folder / "search.db"
     if resume and not path.exists():
@@ -79,6 +81,7 @@ def open_store(
                 f"{folder} already holds another search: {changes[0][1]}{more}; "
                 "--accept-changes goes on with it all the same, or choose another output folder"
             )
+        _check_budget(store, kept)
         accepted = {}
         if changes:
             now = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "changes": [text for _, text in changes]}
@@ -90,6 +93,19 @@ def open_store(
     except BaseException:
         store.close()
         raise
+
+
+def _check_budget(store: Store, kept: Mapping[str, Any]) -> None:
+    """That a search goes on to no less than it has: it would be decided by a part of what it knows.
+
+    Raises:
+        StoreError: it has more.
+    """
+    proxies = last_tries(e for e in store.evaluations() if e.round != SUPERSEDED)
+    for name, made in (("generations", len(store.told())), ("evaluations", len(proxies))):
+        wanted = kept.get(name)
+        if wanted is not None and wanted < made:
+            raise StoreError(f"--{name} {wanted}: the search has {made} {name} already; give {made} to end it there")
 
 
 def _differences(name: str, before: Any, now: Any, defaults: Mapping[str, str]) -> list[str]:

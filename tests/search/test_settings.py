@@ -9,7 +9,7 @@ from paramap_d2.errors import UserError
 from paramap_d2.search.options import SearchOptions, merged_opts, resumed_options
 from paramap_d2.search.settings import open_store
 from paramap_d2.search.space import SearchSpace
-from paramap_d2.search.store import CONFIRM, FINAL, SEARCH, SUPERSEDED, Evaluation, Store, StoreError
+from paramap_d2.search.store import CONFIRM, FINAL, SEARCH, SUPERSEDED, Evaluation, Store, StoreError, Told
 
 SPACE = SearchSpace(("dense",), points=1, mode="shared").describe()
 CONFIG = {"SOLVER.MAX_ITER": "100", "augmentations.0": "Flip"}
@@ -200,3 +200,25 @@ def test_another_executor_is_told_nothing_of_the_one_before(tmp_path):
     assert (inline.ray_address, inline.timeout, inline.workers) == (None, None, 1)
     asked = resumed_options({**given, "executor": "process", "ray_address": "here"})
     assert asked.ray_address == "here"  # to be refused
+
+
+@pytest.mark.parametrize(
+    "budget, message",
+    [
+        ({"generations": 1}, "--generations 1: the search has 2 generations already; give 2 to end it there"),
+        ({"generations": None, "evaluations": 4}, "--evaluations 4: the search has 5 evaluations already; give 5 to"),
+    ],
+)
+def test_a_search_does_not_go_on_to_less_than_it_has(tmp_path, budget, message):
+    opened(tmp_path, resume=False, kept={"generations": 3})
+    with Store(tmp_path / "search.db") as store:
+        for place in range(5):
+            store.add(Evaluation(place // 2, place % 2, [0.1 * place], 0, "finished", 30.0))
+        store.add(Evaluation(2, 0, [0.4], 0, "interrupted", 0.0))
+        for generation in range(2):
+            store.tell(generation, Told([30.0, 30.0], {}))
+    with pytest.raises(StoreError, match=message):
+        opened(tmp_path, kept=budget)
+    assert opened(tmp_path)["generations"] == 3  # the next --resume goes on as before
+    for enough in ({"generations": 2}, {"generations": None, "evaluations": 5}):
+        assert opened(tmp_path, kept=enough)["generations"] == enough["generations"]
