@@ -26,16 +26,18 @@ COCO_KEYPOINTS = 17
 """Of its persons; their OKS widths are pycocotools' own."""
 
 
+def is_a(registry: Registry, name: str, *kinds: type) -> bool:
+    """Whether what is registered under a name is one of these classes; a user's own counts as what it is made of."""
+    found = registry.get(name) if name in registry else None
+    return isinstance(found, type) and issubclass(found, kinds)
+
+
 def detector_heads(cfg: CfgNode) -> tuple[str, ...]:
     """The heads of a loss file that the config's detector trains with; none for a detector with other losses."""
     from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, GeneralizedRCNN, ProposalNetwork
     from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 
     from paramap_d2 import modeling
-
-    def is_a(registry: Registry, name: str, *kinds: type) -> bool:
-        found = registry.get(name) if name in registry else None  # a user's own counts as what it is made of
-        return isinstance(found, type) and issubclass(found, kinds)
 
     heads: tuple[str, ...] = ()
     detector = cfg.MODEL.META_ARCHITECTURE
@@ -56,12 +58,17 @@ def detector_heads(cfg: CfgNode) -> tuple[str, ...]:
 def num_classes(cfg: CfgNode) -> tuple[str, int] | None:
     """The key that says how many classes the config's detector tells apart, and their number; None where it tells none
     apart, as a ProposalNetwork, or is not known here."""
-    if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
-        return "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
-    if cfg.MODEL.META_ARCHITECTURE == "ParamAPDeformableDETR":
-        return "MODEL.DEFORMABLE_DETR.NUM_CLASSES", cfg.MODEL.DEFORMABLE_DETR.NUM_CLASSES
-    if cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN"):
-        return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
+
+    from paramap_d2.modeling import ParamAPDeformableDETR
+
+    for kind, key, part in (
+        (RetinaNet, "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET),
+        (ParamAPDeformableDETR, "MODEL.DEFORMABLE_DETR.NUM_CLASSES", cfg.MODEL.DEFORMABLE_DETR),
+        (GeneralizedRCNN, "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS),
+    ):
+        if is_a(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, kind):
+            return key, part.NUM_CLASSES
     return None
 
 
@@ -72,7 +79,8 @@ def check_data(
     images: bool = True,
     own_evaluator: bool = False,
     fitness: Sequence[str] = (),
-    masks: bool = False,
+    masks: tuple[str, str] | None = None,
+    keypoints: tuple[str, int] | None = None,
     calibrated: tuple[str, str] | None = None,
 ) -> None:
     """Whether data sets can be trained and evaluated on, agree in their classes, and the detector with them.
@@ -83,7 +91,8 @@ def check_data(
         images: look at image files, too.
         own_evaluator: whether something else than the project's evaluators does.
         fitness: of ``test`` those whose AP is a search's fitness.
-        masks: whether masks are trained, too.
+        masks: the form in which masks are trained, too, after its key; None where they are not.
+        keypoints: how many of an object are trained, after their key; None where they are not.
         calibrated: a data set that scores are calibrated on, after the key that names it.
 
     Raises:
@@ -110,11 +119,30 @@ def check_data(
                 f"data set {one.name} has no mask (segmentation) for {one.objects - one.masks} of its {one.objects} "
                 "objects, and the config trains masks: add them, take the objects out, or train without masks"
             )
+        if masks and one.name in train and one.encoded_masks and masks[1] != "bitmask":
+            raise ConfigError(
+                f"data set {one.name} has {one.encoded_masks} masks as run-length codes, which are no polygons: set "
+                f"{masks[0]} to bitmask"
+            )
+        if keypoints and one.objects:
+            key, number = keypoints
+            other = one.keypoints - ({number} if one.name in train else {0, number})
+            if other:
+                raise ConfigError(
+                    f"data set {one.name} has objects with {min(other)} keypoints, and the config trains {number} of "
+                    f"each ({key}): those that cannot be seen are given as three zeros"
+                )
         has, where = len(one.classes or ()), named_by.get(one.name, "")
         if has and classes is not None and has != classes[1]:
             key, number = classes
             raise ConfigError(
                 f"{where}data set {one.name} has {has} classes, and the config's detector {number} ({key})"
+            )
+        if not has and classes is not None and one.highest_class >= classes[1]:
+            key, number = classes
+            raise ConfigError(
+                f"{where}data set {one.name} has an object of class {one.highest_class}, and the config's detector "
+                f"{number} classes, from 0 on ({key})"
             )
         kind = MetadataCatalog.get(one.name).get("evaluator_type", "coco")
         if one.name in (*test, *named_by) and kind not in EVALUATED and not own_evaluator:
@@ -191,11 +219,16 @@ def check_config(
         check_batch("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1 if scaled else processes)
     train = [] if eval_only else cfg.DATASETS.TRAIN
     on = cfg.DATASETS.TEST[:1] if fitness else ()
-    more = {"own_evaluator": own, "fitness": on, "masks": cfg.MODEL.MASK_ON}
+    more: dict[str, Any] = {"own_evaluator": own, "fitness": on}
+    if cfg.MODEL.MASK_ON:
+        more["masks"] = "INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT
+    if cfg.MODEL.KEYPOINT_ON and not own:
+        more["keypoints"] = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     if cfg.MODEL.PARAM_AP.CALIBRATE_ON and not eval_only:
         more["calibrated"] = "MODEL.PARAM_AP.CALIBRATE_ON", cfg.MODEL.PARAM_AP.CALIBRATE_ON
         warn_if_trained_on(cfg.MODEL.PARAM_AP.CALIBRATE_ON, train)
-    check_data(train, cfg.DATASETS.TEST, num_classes(cfg), cfg.INPUT.CHECK_IMAGES, **more)
+    classes = num_classes(cfg)
+    check_data(train, cfg.DATASETS.TEST, classes, cfg.INPUT.CHECK_IMAGES, **more)
     if cfg.MODEL.KEYPOINT_ON and not own:
         _check_keypoints(cfg, train)
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
@@ -205,7 +238,7 @@ def check_config(
             case (str(), int() | float() as factor) if factor >= 0:
                 continue
         raise ConfigError(f"SOLVER.LR_FACTORS must hold pairs [part of a parameter's name, factor], not {pair}")
-    if cfg.MODEL.META_ARCHITECTURE == "ParamAPDeformableDETR":
+    if classes and classes[0].startswith("MODEL.DEFORMABLE_DETR"):
         from paramap_d2.modeling.deformable_detr import check_options
         from paramap_d2.modeling.detr_criterion import check_criterion
         from paramap_d2.modeling.transformers_adapter import check_detr_library
@@ -214,9 +247,8 @@ def check_config(
         detr = cfg.MODEL.DEFORMABLE_DETR
         try:
             check_criterion(detr.CRITERION)
-            check_options(
-                detr.HIDDEN_DIM, detr.NUM_HEADS, len(detr.IN_FEATURES), detr.NUM_FEATURE_LEVELS, detr.DEC_LAYERS
-            )
+            others = detr.NUM_FEATURE_LEVELS, detr.DEC_LAYERS, detr.NUM_QUERIES, detr.DROPOUT
+            check_options(detr.HIDDEN_DIM, detr.NUM_HEADS, len(detr.IN_FEATURES), *others)
         except ValueError as error:
             raise ConfigError(f"MODEL.DEFORMABLE_DETR: {error}") from None
     if "timm" in cfg.MODEL.BACKBONE.NAME and not (cfg.MODEL.WEIGHTS or goes_on):
@@ -234,6 +266,9 @@ def check_config(
         logger.warning(
             "MODEL.PARAM_AP.LOSS %s is not used: this %s trains with losses of its own", options.LOSS, detector
         )
+    if heads:
+        check_quality(options.QUALITY)
+        _warn_of_box_weights(cfg, heads)
     if heads and not eval_only:  # a detector is built for inference without its loss
         check_loss(heads, options.LOSS, *given)
         if options.GLOBAL_BATCH:
@@ -275,6 +310,27 @@ def check_top_k(key: str, top_k: int | None, instead: str, processes: int) -> No
         raise ConfigError(f"{key} counts one process's samples: with {processes} of them, add {instead}")
 
 
+def check_quality(quality: Any) -> None:
+    """
+    Raises:
+        ConfigError: a kind of box quality that there is not.
+    """
+    if quality not in QUALITIES:
+        raise ConfigError(f"quality (MODEL.PARAM_AP.QUALITY) must be one of {', '.join(QUALITIES)}, not {quality!r}")
+
+
+def _warn_of_box_weights(cfg: CfgNode, heads: Sequence[str]) -> None:
+    """Say what becomes of weights that are meant for the box losses of others."""
+    for head, key, weight in (
+        ("dense", "MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", cfg.MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT),
+        ("rpn", "MODEL.RPN.BBOX_REG_LOSS_WEIGHT", cfg.MODEL.RPN.BBOX_REG_LOSS_WEIGHT),
+        ("roi", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT),
+    ):
+        if head in heads and weight != 1:
+            does = "is not used by" if head == "dense" else "weighs the localization term of"
+            logger.warning("%s %g %s this loss, whose gradient scale is searched for a weight of 1", key, weight, does)
+
+
 def check_loss(
     heads: Sequence[str],
     loss: str,
@@ -288,8 +344,11 @@ def check_loss(
         UserError: a loss that cannot be read, lacks one of the heads or has no use for an option, a kind of box quality
             that there is not.
     """
-    if quality not in QUALITIES:
-        raise ConfigError(f"quality (MODEL.PARAM_AP.QUALITY) must be one of {', '.join(QUALITIES)}, not {quality!r}")
+    check_quality(quality)
+    if not isinstance(loss, str):
+        raise ConfigError(f"loss (MODEL.PARAM_AP.LOSS) must be the name of a loss, not {loss!r}")
+    if not isinstance(top_k or 0, int):
+        raise ConfigError(f"top_k (MODEL.PARAM_AP.TOP_K) must be a whole number, not {top_k!r}")
     if (top_k or 0) < 0:
         raise ConfigError(f"top_k (MODEL.PARAM_AP.TOP_K) must be positive, or 0 for all, not {top_k}")
     if not 0 <= (grad_scale or 0.0) < math.inf:

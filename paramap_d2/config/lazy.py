@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import copy
-import inspect
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,26 +18,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from paramap_d2.files import make_output_folder
 from paramap_d2.losses import HEADS
 
-from .checks import (
-    check_data,
-    check_end_loss,
-    check_loss,
-    check_top_k,
-    has_checkpoint,
-    warn_if_trained_on,
-)
-from .stock_keys import (
-    ConfigError,
-    check_amp,
-    check_batch,
-    check_lazy_stock_keys,
-    check_weights,
-    did_you_mean,
-    references_resolved,
-)
+from .stock_keys import ConfigError, did_you_mean
 
 REQUIRED = ("model", "optimizer", "lr_multiplier", "dataloader.train", "train.max_iter")
 """What a config that can be trained defines; ``dataloader.test`` and ``dataloader.evaluator`` where it is evaluated."""
@@ -86,6 +69,10 @@ def read_lazy_config(config_file: str | os.PathLike[str], opts: Sequence[str] = 
                 f"config file {path} defines no {key}; a LazyConfig to train has {', '.join(REQUIRED)}{other}"
             )
     apply_options(cfg, opts)
+    for key in REQUIRED:
+        with contextlib.suppress(OmegaConfBaseException):  # a reference to nothing, which is told with its key later
+            if OmegaConf.select(cfg, key) is None:
+                raise ConfigError(f"the options leave the config without {key}, which a training needs")
     return cfg
 
 
@@ -175,6 +162,12 @@ def apply_options(cfg: DictConfig, opts: Sequence[str]) -> None:
             before = node[name] if known else None
             if isinstance(before, int | float) and isinstance(value, str) and "${" not in value:
                 raise ConfigError(f"config option {option!r}: {key} is {before} and cannot become the word {value!r}")
+            if (
+                isinstance(before, DictConfig)
+                and isinstance(value, bool | int | float | str)
+                and "${" not in str(value)
+            ):
+                raise ConfigError(f"config option {option!r}: {key} has parts, such as {key}.{next(iter(before), '…')}")
             OmegaConf.update(cfg, node._get_full_key(name), value, merge=True, force_add=parsed.is_add())
         except OmegaConfBaseException as error:
             raise ConfigError(f"config option {option!r}: {str(error).splitlines()[0]}") from None
@@ -189,14 +182,14 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
                 yield from _keys(node[name], f"{key}.")
 
 
-def _calls(node: Any) -> Iterator[DictConfig]:
+def calls_of(node: Any) -> Iterator[DictConfig]:
     """Every LazyCall in a config."""
     if isinstance(node, DictConfig | ListConfig):
         if isinstance(node, DictConfig) and "_target_" in node:
             yield node
         for name in node if isinstance(node, DictConfig) else range(len(node)):
             if not OmegaConf.is_interpolation(node, name) and not OmegaConf.is_missing(node, name):
-                yield from _calls(node[name])
+                yield from calls_of(node[name])
 
 
 def target(call: DictConfig) -> Callable[..., Any]:
@@ -204,7 +197,7 @@ def target(call: DictConfig) -> Callable[..., Any]:
     return locate(call._target_) if isinstance(call._target_, str) else call._target_
 
 
-def _losses(cfg: DictConfig) -> dict[str, list[DictConfig]]:
+def losses_of(cfg: DictConfig) -> dict[str, list[DictConfig]]:
     """The ``param_ap`` arguments in the config's model, by the head that they are for."""
     from paramap_d2 import modeling
 
@@ -215,7 +208,7 @@ def _losses(cfg: DictConfig) -> dict[str, list[DictConfig]]:
         "detr": (modeling.ParamAPCriterion,),
     }
     found: dict[str, list[DictConfig]] = {}
-    for call in _calls(cfg.model):
+    for call in calls_of(cfg.model):
         kind = target(call)
         for head in HEADS:
             if isinstance(kind, type) and issubclass(kind, heads[head]):
@@ -228,17 +221,17 @@ def _losses(cfg: DictConfig) -> dict[str, list[DictConfig]]:
 
 def detector_heads(cfg: DictConfig) -> tuple[str, ...]:
     """The heads of a loss file that the config's detector trains with; none for a detector with other losses."""
-    return tuple(_losses(cfg))
+    return tuple(losses_of(cfg))
 
 
 def loss_keys(cfg: DictConfig) -> list[str]:
     """The keys that say which loss the detector trains with, such as ``model.param_ap.loss``."""
-    return sorted({options._get_full_key("loss") for of_head in _losses(cfg).values() for options in of_head})
+    return sorted({options._get_full_key("loss") for of_head in losses_of(cfg).values() for options in of_head})
 
 
 def set_loss(cfg: DictConfig, loss: str) -> None:
     """Make the detector train with this preset or loss file, all of its heads."""
-    for of_head in _losses(cfg).values():
+    for of_head in losses_of(cfg).values():
         for options in of_head:
             options.loss = loss
 
@@ -252,73 +245,11 @@ def dataset_names(cfg: DictConfig, splits: Sequence[str] = ("train", "test")) ->
     return list(dict.fromkeys(found))
 
 
-@references_resolved()
-def check_lazy_config(
-    cfg: DictConfig,
-    eval_only: bool = False,
-    resume: bool = False,
-    fitness: bool = False,
-    processes: int = 1,
-    elsewhere: bool = False,
-) -> None:
-    """Everything that can be known to be wrong before a model is built; arguments as those of ``check_config``.
-
-    Raises:
-        UserError: a data set that is not there, a class count that does not fit it, a loss that cannot be read.
-    """
-    from paramap_d2.data import build_evaluator
-
-    if not fitness:
-        make_output_folder(cfg.train.output_dir)
-    check_lazy_stock_keys(cfg, eval_only, elsewhere)
-    goes_on = resume and has_checkpoint(cfg.train.output_dir)
-    if not goes_on:
-        check_weights("train.init_checkpoint", cfg.train.init_checkpoint, needed=eval_only)
-    if not eval_only:
-        check_amp("train.amp.enabled", cfg.train.amp.enabled, elsewhere)
-        batch = "dataloader.train.total_batch_size"
-        check_batch(batch, OmegaConf.select(cfg, batch), 1 if fitness else processes)
-    test = dataset_names(cfg, ["test"])
-    # A loader of the user's own may have no name that the evaluator's ${…} could refer to.
-    evaluated = OmegaConf.select(cfg, "dataloader.evaluator.dataset_name", throw_on_resolution_failure=False)
-    if test and evaluated and test != [evaluated]:
-        raise ConfigError(
-            f"dataloader.evaluator is of data set {evaluated}, and dataloader.test gives images of {', '.join(test)}"
-        )
-    fitness_on = tuple(test) if fitness else ()
-    train = [] if eval_only else dataset_names(cfg, ["train"])
-    evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
-    own = isinstance(evaluator, DictConfig) and target(evaluator) is not build_evaluator
-    masks = bool(OmegaConf.select(cfg, "dataloader.train.mapper.use_instance_mask"))
-    more = {"own_evaluator": own, "fitness": fitness_on, "masks": masks}
-    if cfg.train.calibrate_on and not eval_only:
-        more["calibrated"] = "train.calibrate_on", cfg.train.calibrate_on
-        warn_if_trained_on(cfg.train.calibrate_on, train)
-    check_data(train, test, num_classes(cfg), cfg.train.check_images, **more)
-    _check_detr(cfg)
-    if not (OmegaConf.select(cfg, "train.init_checkpoint") or goes_on):
-        _check_timm(cfg)
-    if cfg.train.calibrate_on:
-        test_loader_of(cfg, cfg.train.calibrate_on)
-    end = ("train.end_loss", "train.end_loss_from"), cfg.train.end_loss, cfg.train.end_loss_from
-    if not _losses(cfg) and not eval_only:
-        check_end_loss(*end, ())
-    for head, of_head in _losses(cfg).items() if not eval_only else ():  # inference needs no loss
-        for options in of_head:
-            known = ("quality", "block_gradient", "top_k", "grad_scale")
-            others = {key: options[key] for key in known if key in options}
-            check_loss((head,), options.loss, **others)
-            if options.get("global_batch", True):
-                key = options._get_full_key
-                check_top_k(key("top_k"), options.get("top_k"), f"{key('global_batch')}=False", processes)
-            check_end_loss(*end, (head,), **others)
-
-
 def num_classes(cfg: DictConfig) -> tuple[str, int] | None:
     """The key that says how many classes the config's detector tells apart, and their number; None where it is not
     known here."""
     keys = "model.num_classes", "model.roi_heads.num_classes"
-    return next(((key, number) for key in keys if (number := OmegaConf.select(cfg, key))), None)
+    return next(((key, number) for key in keys if (number := OmegaConf.select(cfg, key)) is not None), None)
 
 
 def without_backbone_weights(model: DictConfig) -> DictConfig:
@@ -327,37 +258,18 @@ def without_backbone_weights(model: DictConfig) -> DictConfig:
     from paramap_d2.modeling.timm_backbone import TimmBackbone
 
     model = copy.deepcopy(model)
-    for call in _calls(model):
+    for call in calls_of(model):
         if target(call) is TimmBackbone:
             call.weights = ""
     return model
 
 
-def _check_detr(cfg: DictConfig) -> None:
-    from paramap_d2.modeling import ParamAPDeformableDETR
-    from paramap_d2.modeling.deformable_detr import check_options
-    from paramap_d2.modeling.transformers_adapter import check_detr_library
+def own_backbone_weights(model: DictConfig) -> str:
+    """The key of a timm backbone's own weights and what it says, empty where it has none."""
+    from paramap_d2.modeling.timm_backbone import TimmBackbone
 
-    own = inspect.signature(ParamAPDeformableDETR.__init__).parameters
-    for call in _calls(cfg.model):
-        if target(call) is ParamAPDeformableDETR:
-            check_detr_library()
-            names = "hidden_dim", "num_heads", "num_feature_levels", "dec_layers"
-            hidden, heads, levels, layers = (call.get(name, own[name].default) for name in names)
-            try:
-                check_options(hidden, heads, len(call.in_features), levels, layers)
-            except ValueError as error:
-                raise ConfigError(f"the model's {error}") from None
-
-
-def _check_timm(cfg: DictConfig) -> None:
-    from paramap_d2.modeling.timm_backbone import TimmBackbone, check_pixels
-
-    for call in _calls(cfg.model):
-        if target(call) is TimmBackbone:
-            images = OmegaConf.select(cfg, "dataloader.train.mapper.image_format")
-            mean, std = cfg.model.get("pixel_mean", ()), cfg.model.get("pixel_std", ())
-            check_pixels(call.name, call.get("weights", ""), images, list(mean), list(std))
+    calls = [call for call in calls_of(model) if target(call) is TimmBackbone and call.get("weights")]
+    return f"{calls[0]._get_full_key('weights')}={calls[0].weights}" if calls else ""
 
 
 def test_loader_of(cfg: DictConfig, name: str) -> DictConfig:

@@ -32,13 +32,18 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def check_number(key: str, value: Any, least: float) -> None:
+def check_number(key: str, value: Any, least: float, whole: bool = True) -> None:
     """
     Raises:
-        ConfigError: a value that is below ``least``, infinite or no number; None, one that is not known, passes.
+        ConfigError: a value that is below ``least``, infinite or no number, or has a fraction where it has to be whole;
+            None, one that is not known, passes.
     """
-    if value is not None and not (isinstance(value, int | float) and least <= value < math.inf):
+    if value is None:
+        return
+    if not (isinstance(value, int | float) and least <= value < math.inf):
         raise ConfigError(f"{key} must be at least {least:g}, not {value!r}")
+    if whole and value != int(value):
+        raise ConfigError(f"{key} must be a whole number, not {value!r}")
 
 
 def check_device(key: str, device: Any, elsewhere: bool = False) -> None:
@@ -141,10 +146,13 @@ def check_stock_keys(cfg: CfgNode, eval_only: bool = False, own_trainer: bool = 
     workers, images = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
     if workers and images % workers:
         raise ConfigError(f"SOLVER.IMS_PER_BATCH {images} is no multiple of SOLVER.REFERENCE_WORLD_SIZE {workers}")
+    check_number("INPUT.SSD_SIZE", cfg.INPUT.get("SSD_SIZE", 0), 0)
     if cfg.INPUT.get("SSD_AUGMENTATION", False):
         from paramap_d2.data.augmentation import check_format
 
         check_format(cfg.INPUT.FORMAT)
+        if cfg.INPUT.CROP.ENABLED:
+            raise ConfigError("INPUT.SSD_AUGMENTATION crops by itself: set INPUT.CROP.ENABLED to False")
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     if name not in SCHEDULES and not own_trainer and not eval_only:
         raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME must be one of {', '.join(SCHEDULES)}, not {name!r}")
@@ -162,6 +170,9 @@ def references_resolved() -> Iterator[None]:
 @references_resolved()
 def check_lazy_stock_keys(cfg: DictConfig, eval_only: bool = False, elsewhere: bool = False) -> None:
     """The same of a LazyConfig, as far as it has what can be asked: a value may be a call of the user's own."""
+    for key in ("train", "train.amp", "train.ddp", "train.checkpointer"):
+        if not isinstance(OmegaConf.select(cfg, key), DictConfig):
+            raise ConfigError(f"{key} must have parts, as in Detectron2's common/train.py, and is no value")
     check_device("train.device", cfg.train.device or "cpu", elsewhere)
     least = {"dataloader.train.num_workers": 0, "dataloader.test.num_workers": 0}
     if not eval_only:
@@ -169,13 +180,13 @@ def check_lazy_stock_keys(cfg: DictConfig, eval_only: bool = False, elsewhere: b
     for key, number in least.items():
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, DictConfig):
-            check_number(key, value, number)
+            check_number(key, value, number, whole=key != "optimizer.lr")
 
 
 def check_solver(cfg: CfgNode) -> None:
     """Numbers that no training can have."""
     check_number("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1)
-    check_number("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, 0)
+    check_number("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, 0, whole=False)
     check_number("SOLVER.WARMUP_ITERS", cfg.SOLVER.WARMUP_ITERS, 0)
     check_number("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1)
 
@@ -193,6 +204,7 @@ def _check_names(cfg: CfgNode) -> None:
     keys is not known: it may have no use for the names that are left in them, or other ones."""
     from detectron2 import modeling as stock
     from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
+    from detectron2.modeling.roi_heads import CascadeROIHeads
 
     import paramap_d2.modeling  # noqa: F401  registers the project's
 
@@ -229,6 +241,8 @@ def _check_names(cfg: CfgNode) -> None:
     if heads is None or not issubclass(heads, stock.StandardROIHeads):
         return
     check("MODEL.ROI_BOX_HEAD.NAME", stock.ROI_BOX_HEAD_REGISTRY)
+    if issubclass(heads, CascadeROIHeads) and not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        raise ConfigError(f"{heads.__name__} needs MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True")
     if cfg.MODEL.MASK_ON:
         check("MODEL.ROI_MASK_HEAD.NAME", stock.ROI_MASK_HEAD_REGISTRY)
     if cfg.MODEL.KEYPOINT_ON:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,13 +32,16 @@ boxes that are and lie anywhere, about half do."""
 
 @dataclass(frozen=True)
 class CheckedDataset:
-    """What a check found in a data set: its classes (None where nothing says), how many objects can be learnt, and of
-    them those that have a mask, too."""
+    """What a check found in a data set: its classes (None where nothing says), how many objects can be learnt, and what
+    they have."""
 
     name: str
     classes: tuple[str, ...] | None
     objects: int
-    masks: int = 0
+    masks: int = 0  # objects with one
+    encoded_masks: int = 0  # of them, that have it as a run-length code
+    keypoints: frozenset[int] = frozenset()  # numbers of them that objects have
+    highest_class: int = -1  # known where it is by its number that an object has one
 
 
 def check_content(names: Iterable[str], images: bool = True) -> list[CheckedDataset]:
@@ -68,8 +72,9 @@ def _check(name: str, images: bool) -> CheckedDataset:
         if not len(records):
             raise DatasetError(f"data set '{name}' has no image")
         classes = metadata.get("thing_classes")  # of some forms known once they are read
+        highest = _check_classes(name, records, len(classes) if classes else math.inf)
         objects = [a for record in records for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
-        checked = CheckedDataset(name, tuple(classes) if classes else None, len(objects), _masks(objects))
+        checked = _of_objects(name, tuple(classes) if classes else None, objects, highest)
         files = [
             (os.fspath(record["file_name"]), record["width"], record["height"])
             for record in records
@@ -99,7 +104,7 @@ def _check_coco(
     if twice := sorted(label for label, count in Counter(listed).items() if count > 1):
         logger.warning("data set '%s': several categories are called %s, and each is a class", name, ", ".join(twice))
     files = [(os.path.join(image_root, i["file_name"]), i["width"], i["height"]) for i in coco["images"]]
-    return CheckedDataset(name, listed, len(objects), _masks(objects)), files
+    return _of_objects(name, listed, objects), files
 
 
 def _warn_of_boxes(name: str, objects: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> None:
@@ -128,8 +133,28 @@ def _warn_of_boxes(name: str, objects: Sequence[Mapping[str, Any]], images: Sequ
         )
 
 
-def _masks(objects: Iterable[Mapping[str, Any]]) -> int:
-    return sum(bool(a.get("segmentation")) for a in objects)
+def _check_classes(name: str, records: Iterable[Mapping[str, Any]], classes: float) -> int:
+    """The highest class of an object; −1 without one."""
+    highest = -1
+    for record in records:
+        for item in record.get("annotations", ()):
+            label = item.get("category_id", -1)
+            if "category_id" in item and not 0 <= label < classes:
+                raise DatasetError(
+                    f"data set '{name}': an object of {record.get('file_name', 'an image')} has the category_id "
+                    f"{label}: classes are counted from 0" + (f" to {classes - 1}" if classes < math.inf else "")
+                )
+            highest = max(highest, label)
+    return highest
+
+
+def _of_objects(
+    name: str, classes: tuple[str, ...] | None, objects: Sequence[Mapping[str, Any]], highest_class: int = -1
+) -> CheckedDataset:
+    masks = [a["segmentation"] for a in objects if a.get("segmentation")]
+    encoded = sum(isinstance(mask, Mapping) for mask in masks)
+    keypoints = frozenset(len(a.get("keypoints") or ()) // 3 for a in objects)
+    return CheckedDataset(name, classes, len(objects), len(masks), encoded, keypoints, highest_class)
 
 
 def _check_images(name: str, files: Sequence[tuple[str, int, int]]) -> None:

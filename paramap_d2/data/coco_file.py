@@ -218,6 +218,7 @@ def _annotations(
     coco: dict[str, Any], images: dict[Id, int], classes: dict[Id, int], empty: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     count = 0
+    points = max((len(item.get("keypoints") or ()) for item in coco["annotations"]), default=0)
     for item in coco["annotations"]:
         if item["image_id"] not in images:
             continue
@@ -233,6 +234,7 @@ def _annotations(
             "area": area if _is_number(area) and area > 0 else item["bbox"][2] * item["bbox"][3],
             "iscrowd": int(item.get("iscrowd", 0)),
         }
-        if item.get("keypoints") and "num_keypoints" not in item:
-            fixed["num_keypoints"] = sum(v > 0 for v in item["keypoints"][2::3])
+        if points:  # pycocotools reads those of every object, where one has some
+            fixed["keypoints"] = item.get("keypoints") or [0] * points
+            fixed["num_keypoints"] = item.get("num_keypoints", sum(v > 0 for v in fixed["keypoints"][2::3]))
         yield {**item, **fixed}

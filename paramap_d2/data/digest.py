@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
@@ -61,12 +63,19 @@ def _digest(name: str, place: tuple[str, ...]) -> str:
         for record in DatasetCatalog.get(name):
             path = str(record.get("file_name", ""))
             rest = {key: value for key, value in record.items() if key != "file_name"}
-            annotations.update(json.dumps(rest, sort_keys=True, default=str).encode())
+            annotations.update(json.dumps(rest, sort_keys=True, default=_plain).encode())
             images.append((os.path.basename(path), path))
     whole = hashlib.sha256(annotations.digest())
     for image, path in images:
         whole.update(f"{image}\0{_size(path)}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know. (An array as text leaves most of itself out.)"""
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value)).hexdigest()]
+    return str(value)
 
 
 def _size(path: str) -> int:

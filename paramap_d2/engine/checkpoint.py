@@ -14,6 +14,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from paramap_d2.errors import UserError
+from paramap_d2.modeling.timm_backbone import TimmBackbone
 
 __all__ = ["TrainedCheckpointer", "check_resumable", "last_checkpoint", "resumed_checkpoint", "told_of_weights"]
 
@@ -45,15 +46,28 @@ def last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
 
 
 @contextlib.contextmanager
-def told_of_weights(key: str, path: str) -> Iterator[None]:
-    """For the length of the context, weights to start from that cannot be had, such as those of another machine without
-    a network, are a UserError that names them and their key in the config."""
+def told_of_weights(key: str, path: str, model: nn.Module, backbone: str = "") -> Iterator[None]:
+    """For the length of the context, in which a model gets weights to start from, a UserError that names them and their
+    key in the config where they cannot be had, as those of another machine without a network; or where they have
+    nothing for the model's timm backbone, which was given up its own for them.
+
+    Args:
+        backbone: the key of its own weights and what that says; empty where it has none.
+    """
+    parts = [module for module in model.modules() if isinstance(module, TimmBackbone)] if path and backbone else []
+    before = [[parameter.detach().clone() for parameter in part.parameters()] for part in parts]
     try:
         yield
     except OSError as error:
         raise UserError(
             f"{key} is {path}, which cannot be read ({_reason(error)}): name a file that is here, or '' for none"
         ) from error
+    for part, values in zip(parts, before, strict=True):
+        if all(map(torch.equal, part.parameters(), values)):
+            raise UserError(
+                f"{key} is {path}, which has no weights for the timm backbone, and {backbone} is for a model without a "
+                f"checkpoint: leave {key} empty to begin with the backbone's own, or name this detector's checkpoint"
+            )
 
 
 class TrainedCheckpointer(DetectionCheckpointer):

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import paramap_d2.data  # registers the data sets
 import paramap_d2.modeling  # noqa: F401  registers the models
-from paramap_d2.config.lazy import test_loader_of, without_backbone_weights
+from paramap_d2.config.lazy import own_backbone_weights, test_loader_of, without_backbone_weights
 
 from .calibration import CalibrationHook
 from .checkpoint import TrainedCheckpointer, check_resumable, last_checkpoint, resumed_checkpoint, told_of_weights
@@ -119,7 +119,10 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
     path = resumed_checkpoint(cfg.train.output_dir) if resume else None
     if path:
         check_resumable(trainer.model, trainer.optimizer, path)
-    with contextlib.nullcontext() if path else told_of_weights("train.init_checkpoint", cfg.train.init_checkpoint):
+    begin = told_of_weights(
+        "train.init_checkpoint", cfg.train.init_checkpoint, trainer.model, own_backbone_weights(cfg.model)
+    )
+    with contextlib.nullcontext() if path else begin:
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     trainer.train(start, cfg.train.max_iter)

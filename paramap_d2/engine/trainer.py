@@ -72,7 +72,9 @@ class Trainer(DefaultTrainer):
         path = resumed_checkpoint(self.cfg.OUTPUT_DIR) if resume else None
         if path:
             check_resumable(self.model, self.optimizer, path)
-        with contextlib.nullcontext() if path else told_of_weights("MODEL.WEIGHTS", self.cfg.MODEL.WEIGHTS):
+        timm = self.cfg.MODEL.TIMM.WEIGHTS and f"MODEL.TIMM.WEIGHTS {self.cfg.MODEL.TIMM.WEIGHTS}"
+        begin = told_of_weights("MODEL.WEIGHTS", self.cfg.MODEL.WEIGHTS, self.model, timm)
+        with contextlib.nullcontext() if path else begin:
             super().resume_or_load(resume)
 
     @classmethod

@@ -75,7 +75,7 @@ class ErrorDrivenLoss(RankingLoss):
         samples = scores.detach()
         anchor = samples.index_select(0, positives).double()
         batch, known, peak, lowest = ranked_with(self.global_batch, anchor, highest(samples))
-        if known == 0:
+        if known == 0 or (peak < torch.inf) is False:  # no sums for what is known to be NaN
             nothing = scores[:0].sum() + sum(quality[:0].sum().to(scores.dtype) for quality in qualities)
             return APLossTerms(nan_unless(peak < torch.inf, nothing), nothing.detach())
         in_range = (peak < SCORE_LIMIT) & (lowest > -SCORE_LIMIT)

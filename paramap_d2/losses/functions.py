@@ -76,12 +76,6 @@ class RankingFunction:
         """What stands for this function in a loss file."""
         raise NotImplementedError
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.to_json() == other.to_json()
-
-    def __hash__(self) -> int:
-        return hash(type(self))
-
 
 def _clamped(d: Tensor) -> Tensor:
     """Differences in [-1, 1] as arguments in [0, 1]."""
@@ -172,7 +166,17 @@ def _checked(points: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ..
     return pairs
 
 
-class Square(RankingFunction):
+class _WithoutParameters(RankingFunction):
+    """Of which all instances are alike. Others are equal where they are one, or say themselves when."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+class Square(_WithoutParameters):
     """u² of the clamped difference, q² of a quality (the paper's Table 3)."""
 
     corners = (0.0, 1.0)
@@ -190,7 +194,7 @@ class Square(RankingFunction):
         return "square"
 
 
-class Sqrt(RankingFunction):
+class Sqrt(_WithoutParameters):
     """√u of the clamped difference, √q of a quality (Table 3).
 
     The root's slope is infinite at 0: below u = 1e-4 the slope used in the backward pass is that at 1e-4, 50.
@@ -206,7 +210,7 @@ class Sqrt(RankingFunction):
         return "sqrt"
 
 
-class Sigmoid(RankingFunction):
+class Sigmoid(_WithoutParameters):
     """σ(d) of the difference, which is not clamped, and σ(2q − 1) of a quality (Table 3)."""
 
     saturates = False

@@ -136,7 +136,7 @@ class ParameterizedAPLoss(RankingLoss):
             probe = float(probe) if probe.is_cpu else probe
             peak = peak + (probe - probe)  # NaN where one is no finite number
         batch, known, peak, lowest = ranked_with(self.global_batch, anchor, peak)
-        if known == 0:
+        if known == 0 or (peak < torch.inf) is False:  # no sums for what is known to be NaN
             nothing = scores[..., :0].sum(-1) + quality[..., :0].sum(-1).to(scores.dtype)
             return APLossTerms(nan_unless(peak < torch.inf, nothing), nothing.detach())
 

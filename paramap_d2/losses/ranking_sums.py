@@ -5,7 +5,7 @@ edges that cut the axis of scores into *buckets*, and f(s − a) = Σ_m c_m · m
 its own edges e_m, with c_m the jump of the slope there and h_m half that of the second derivative. So the sums over j
 need Σ_j w_j max(0, s_j − e) and Σ_j w_j max(0, s_j − e)² at its edges alone, and those are prefix sums over buckets,
 from the highest scores down, of their counts and of their samples' distances, and squared distances, to the lower edge.
-No sample is ever sorted: N enters by looking up each sample's bucket and by counting.
+N enters by looking up each sample's bucket and by counting: the samples are not sorted, but where they are few.
 
 Backward, Σ_i g_i f'(s_j − a_i) is linear in s_j in each bucket (constant, where all pieces are linear): prefix sums
 over the jumps at the edges, and every sample reads those of its bucket.

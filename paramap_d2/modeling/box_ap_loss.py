@@ -146,7 +146,17 @@ class BoxAPLoss:
     def _positives(
         self, labels: Tensor, num_classes: int, boxes_of: Callable[[Tensor], Tensor], gt_boxes: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """The indices of the candidates with an object, and the qualities of their boxes that the loss takes."""
+        """The indices of the candidates with an object, and the qualities of their boxes that the loss takes.
+
+        Raises:
+            ValueError: a class that the detector does not know; on a GPU a device-side assertion, not waited for.
+        """
+        if len(labels):
+            highest = labels.max()
+            if not labels.is_cpu:
+                torch._assert_async(highest <= num_classes, "an object's class is beyond the detector's")
+            elif highest > num_classes:
+                raise ValueError(f"an object has class {int(highest)}, and the detector {num_classes}, from 0 on")
         positive = ((labels >= 0) & (labels < num_classes)).nonzero().squeeze(1)
         boxes, wanted = boxes_of(positive), gt_boxes[positive]
         kinds = self.ranking_loss.qualities or (self.quality,)

@@ -18,7 +18,13 @@ from .transformers_adapter import build_detr, decode
 
 
 def check_options(
-    hidden_dim: int, num_heads: int, num_in_features: int, num_feature_levels: int, dec_layers: int
+    hidden_dim: int,
+    num_heads: int,
+    num_in_features: int,
+    num_feature_levels: int,
+    dec_layers: int,
+    num_queries: int,
+    dropout: float,
 ) -> None:
     """What :class:`ParamAPDeformableDETR` cannot be built with.
 
@@ -33,6 +39,10 @@ def check_options(
         )
     if dec_layers < 2:  # the library cannot be built with one
         raise ValueError(f"dec_layers must be at least 2, not {dec_layers}")
+    if num_queries < 1:
+        raise ValueError(f"num_queries must be at least 1, not {num_queries}")
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout must lie between 0 and 1, not {dropout:g}")
 
 
 @META_ARCH_REGISTRY.register()
@@ -84,7 +94,7 @@ class ParamAPDeformableDETR(nn.Module):
         max_detections: int = 100,
     ):
         super().__init__()
-        check_options(hidden_dim, num_heads, len(in_features), num_feature_levels, dec_layers)
+        check_options(hidden_dim, num_heads, len(in_features), num_feature_levels, dec_layers, num_queries, dropout)
         self.num_classes = num_classes
         self.score_thresh = score_thresh
         self.max_detections = max_detections

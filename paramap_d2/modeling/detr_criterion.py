@@ -57,6 +57,7 @@ class ParamAPCriterion(nn.Module):
             ``loss_cls``, the ranking term, and ``loss_box_reg``, the localization term, of the last layer; of the
             others with ``_0``, ``_1``, … appended.
         """
+        _check_classes(logits, self.num_classes)
         sizes, targets = _sizes(instances), _targets(instances)
         # In pixels: the smallest areas that box_quality tells from 0 are far below those of boxes.
         corners = box_convert(boxes, "cxcywh", "xyxy") * sizes[:, None]
@@ -84,6 +85,7 @@ class FocalCriterion(nn.Module):
 
     def __init__(self, num_classes: int, class_weight: float = 2.0, l1_weight: float = 5.0, giou_weight: float = 2.0):
         super().__init__()
+        self.num_classes = num_classes
         self.focal_loss = build_focal_loss(build_matcher(class_weight, l1_weight, giou_weight), num_classes)
         self.weights = {
             "loss_cls": ("loss_ce", class_weight),
@@ -93,6 +95,7 @@ class FocalCriterion(nn.Module):
 
     def forward(self, logits: Tensor, boxes: Tensor, instances: list[Instances]) -> dict[str, Tensor]:
         """As :meth:`ParamAPCriterion.forward`, with ``loss_giou`` beside the others."""
+        _check_classes(logits, self.num_classes)
         *others, last = [{"logits": s, "pred_boxes": b} for s, b in zip(logits, boxes, strict=True)]
         terms = self.focal_loss({**last, "auxiliary_outputs": others}, _targets(instances))
         share = _share_of_objects(sum(map(len, instances)), logits.device)
@@ -101,6 +104,11 @@ class FocalCriterion(nn.Module):
             for suffix in _suffixes(len(logits))
             for name, (key, weight) in self.weights.items()
         }
+
+
+def _check_classes(logits: Tensor, num_classes: int) -> None:
+    if logits.shape[-1] != num_classes:
+        raise ValueError(f"the criterion is for {num_classes} classes, and the detector has {logits.shape[-1]}")
 
 
 def _share_of_objects(own: int, device: torch.device) -> float:

@@ -23,7 +23,7 @@ class ParamAPFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     Args:
         param_ap: the options of :class:`paramap_d2.modeling.BoxAPLoss`.
-        others: as for FastRCNNOutputLayers; its choices of stock losses have no effect.
+        others: as for FastRCNNOutputLayers; its choices of stock losses have no effect, ``loss_weight`` has.
     """
 
     @configurable

@@ -276,12 +276,12 @@ def check_pixels(
             )
 
 
-def _from_config(cfg: CfgNode) -> TimmBackbone:
+def _from_config(cfg: CfgNode, features: Sequence[str]) -> TimmBackbone:
     return TimmBackbone(
         cfg.MODEL.TIMM.NAME,
         # A checkpoint of the whole detector holds the backbone: what it once began with need not be there.
         "" if cfg.MODEL.WEIGHTS else cfg.MODEL.TIMM.WEIGHTS,
-        cfg.MODEL.FPN.IN_FEATURES or cfg.MODEL.DEFORMABLE_DETR.IN_FEATURES,
+        features,
         cfg.MODEL.TIMM.NORM,
         cfg.MODEL.BACKBONE.FREEZE_AT,
     )
@@ -290,11 +290,11 @@ def _from_config(cfg: CfgNode) -> TimmBackbone:
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """The network of ``cfg.MODEL.TIMM`` alone, as Deformable DETR takes it."""
-    return _from_config(cfg)
+    return _from_config(cfg, cfg.MODEL.DEFORMABLE_DETR.IN_FEATURES)
 
 
 def _pyramid(cfg: CfgNode, top_block: Any) -> FPN:
-    bottom_up = _from_config(cfg)
+    bottom_up = _from_config(cfg, cfg.MODEL.FPN.IN_FEATURES)
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -314,4 +314,8 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 @BACKBONE_REGISTRY.register()
 def build_retinanet_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """A pyramid on the network of ``cfg.MODEL.TIMM``, P3 to P7 from ``res3`` to ``res5``: what RetinaNet takes."""
+    if "res5" not in cfg.MODEL.FPN.IN_FEATURES:
+        raise UserError(
+            f"MODEL.FPN.IN_FEATURES must hold res5, which P6 is made of, and is {cfg.MODEL.FPN.IN_FEATURES}"
+        )
     return _pyramid(cfg, lambda shapes: LastLevelP6P7(shapes["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))

@@ -102,6 +102,9 @@ def build_detr(backbone: Backbone, in_features: list[str], **options: Any) -> nn
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
     shapes: dict[str, ShapeSpec] = backbone.output_shape()
+    for name in in_features:
+        if name not in shapes:
+            raise UserError(f"Deformable DETR's in_features: the backbone gives {', '.join(shapes)}, and no {name}")
     # The library insists on a backbone of its own. It gets the least one with our channels, until ours takes its place.
     stand_in = ResNetConfig(
         embedding_size=8,

@@ -17,7 +17,8 @@ with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch'
     from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, launch
 
 from paramap_d2.config import check_gpus
-from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
+from paramap_d2.config.lazy import read_lazy_config
+from paramap_d2.config.lazy_checks import check_lazy_config
 from paramap_d2.engine.calibration import warn_if_uncalibrated
 from paramap_d2.engine.lazy import build_model, check_resume, check_trained, evaluate, load_trained, train
 from paramap_d2.errors import exit_status

@@ -13,7 +13,8 @@ from paramap_d2.config import (
     num_classes,
     read_config,
 )
-from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
+from paramap_d2.config.lazy import read_lazy_config
+from paramap_d2.config.lazy_checks import check_lazy_config
 from paramap_d2.data import shapes  # noqa: F401  registers
 from paramap_d2.errors import UserError
 from paramap_d2.model_zoo import get_config_file
@@ -124,23 +125,128 @@ def test_evaluation_needs_no_loss_file(tmp_path):
         check(config, eval_only=True)
 
 
+@pytest.fixture
+def of_objects():
+    """Registers a data set whose objects are made by a function of their number."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    names = []
+
+    def register(name, objects, **metadata):
+        record = {**DatasetCatalog.get("shapes_val")[0]}
+        box = record["annotations"][0]["bbox"], record["annotations"][0]["bbox_mode"]
+        record["annotations"] = [{"bbox": box[0], "bbox_mode": box[1], **item} for item in objects]
+        DatasetCatalog.register(name, lambda: [record])
+        MetadataCatalog.get(name).set(**metadata)
+        names.append(name)
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name), MetadataCatalog.remove(name)
+
+
+def posed(*keypoints):
+    return [{"category_id": 0, **({"keypoints": [3, 3, 2] * n} if n else {})} for n in keypoints]
+
+
 @pytest.mark.parametrize(
-    "names, keypoints, sigmas, message",
+    "objects, names, keypoints, sigmas, message",
     [
-        (None, 2, [0.1, 0.1], "shapes_train has no keypoint_names, and the config trains keypoints"),
-        (["a", "b"], 2, [0.1, 0.1], ""),
-        (["a", "b"], 2, [], "a number for each of the 2 keypoints .*, not 0 .none stands for COCO's 17."),
-        (["a", "b"], 2, [0.1] * 3, "a number for each of the 2 keypoints .*, not 3"),
-        ([str(k) for k in range(17)], 17, [], ""),
+        (posed(2, 2), None, 2, [0.1, 0.1], "posed has no keypoint_names, and the config trains keypoints"),
+        (posed(2, 2), ["a", "b"], 2, [0.1, 0.1], ""),
+        (posed(2, 0), ["a", "b"], 2, [0.1, 0.1], "posed has objects with 0 keypoints, and the config trains 2 of each"),
+        (posed(3, 3), ["a", "b"], 2, [0.1, 0.1], "posed has objects with 3 keypoints, and the config trains 2 of each"),
+        (posed(2), ["a", "b"], 2, [], "a number for each of the 2 keypoints .*, not 0 .none stands for COCO's 17."),
+        (posed(2), ["a", "b"], 2, [0.1] * 3, "a number for each of the 2 keypoints .*, not 3"),
+        (posed(17), [str(k) for k in range(17)], 17, [], ""),
     ],
 )
-def test_keypoints_have_names_and_widths(monkeypatch, names, keypoints, sigmas, message):
-    from detectron2.data import MetadataCatalog
-
-    cfg = read_config(get_config_file("shapes_faster_rcnn_R_18_FPN.yaml"))
+def test_keypoints_are_all_there_and_have_names_and_widths(of_objects, objects, names, keypoints, sigmas, message):
+    of_objects("posed", objects, thing_classes=["a"], **({"keypoint_names": names} if names else {}))
+    cfg = read_config(get_config_file("shapes_faster_rcnn_R_18_FPN.yaml"), ["MODEL.PARAM_AP.CALIBRATE_ON", ""])
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("posed",)
     cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = True, keypoints
     cfg.TEST.KEYPOINT_OKS_SIGMAS = sigmas
-    if names:
-        monkeypatch.setattr(MetadataCatalog.get("shapes_train"), "keypoint_names", names, raising=False)
     with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
         check_config(cfg)
+
+
+def test_objects_without_keypoints_may_be_evaluated_on(of_objects):
+    of_objects("posed_test", posed(2, 0), thing_classes=["a"])
+    check_data([], ["posed_test"], None, keypoints=("NUM_KEYPOINTS", 2))
+    with pytest.raises(ConfigError, match="posed_test has objects with 2 keypoints, and the config trains 3 of each"):
+        check_data([], ["posed_test"], None, keypoints=("NUM_KEYPOINTS", 3))
+
+
+def test_masks_are_of_a_form_that_is_trained(of_objects):
+    square = [1.0, 1.0, 1.0, 9.0, 9.0, 9.0]
+    code = {"size": [64, 64], "counts": b"PP11"}
+    of_objects("masked", [{"category_id": 0, "segmentation": mask} for mask in ([square], code)], thing_classes=["a"])
+    check_data(["masked"], [], None, masks=("INPUT.MASK_FORMAT", "bitmask"))
+    check_data([], ["masked"], None, masks=("INPUT.MASK_FORMAT", "polygon"))  # nothing is trained on it
+    with pytest.raises(ConfigError, match="masked has 1 masks as run-length codes, .* set INPUT.MASK_FORMAT to bit"):
+        check_data(["masked"], [], None, masks=("INPUT.MASK_FORMAT", "polygon"))
+
+
+@pytest.mark.parametrize(
+    "classes, labels, message",
+    [
+        (["a", "b"], [0, 1], ""),
+        (["a", "b"], [1, 2], "an object of .* has the category_id 2: classes are counted from 0 to 1"),
+        (["a", "b"], [-1], "has the category_id -1: classes are counted from 0 to 1"),
+        (None, [0, 1], ""),
+        (None, [1, 2], "has an object of class 2, and the config's detector 2 classes, from 0 on .NUM_CLASSES"),
+    ],
+)
+def test_classes_that_the_detector_does_not_have(of_objects, classes, labels, message):
+    of_objects("labelled", [{"category_id": k} for k in labels], **({"thing_classes": classes} if classes else {}))
+    with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+        check_data(["labelled"], [], ("NUM_CLASSES", 2))
+
+
+def test_a_detector_of_ones_own_has_the_classes_of_what_it_is_made_of(monkeypatch):
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    from paramap_d2.modeling import ParamAPRetinaNet
+
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "OwnToy", type("OwnToy", (ParamAPRetinaNet,), {}))
+    opts = ["MODEL.META_ARCHITECTURE", "OwnToy", "MODEL.RETINANET.NUM_CLASSES", 1]
+    with pytest.raises(ConfigError, match="shapes_train has 3 classes, and the config's detector 1"):
+        check_config(read_config(get_config_file("shapes_retinanet_R_18_FPN.yaml"), opts))
+
+
+@pytest.mark.parametrize(
+    "config, opts, message",
+    [
+        ("retinanet", ["MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", 2.0], "RETINANET.BBOX_REG_LOSS_WEIGHT 2 is not used by"),
+        ("faster_rcnn", ["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 10.0], "WEIGHT 10 weighs the localization term of"),
+        ("faster_rcnn", [], ""),
+        ("retinanet", ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", 2.0], ""),
+    ],
+)
+def test_weights_of_other_box_losses_are_told(config, opts, message, caplog):
+    check_config(read_config(get_config_file(f"shapes_{config}_R_18_FPN.yaml"), opts))
+    assert message in caplog.text if message else "BBOX_REG_LOSS_WEIGHT" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "config, opts, message",
+    [
+        ("retinanet", ["MODEL.PARAM_AP.QUALITY", "foo"], "QUALITY. must be one of giou, iou, l1, not 'foo'"),
+        ("retinanet", ["INPUT.SSD_AUGMENTATION", True, "INPUT.CROP.ENABLED", True], "crops by itself: set INPUT.CROP"),
+        ("retinanet", ["INPUT.SSD_SIZE", -5], "INPUT.SSD_SIZE must be at least 0, not -5"),
+        (
+            "faster_rcnn",
+            ["MODEL.ROI_HEADS.NAME", "ParamAPCascadeROIHeads"],
+            "CascadeROIHeads needs .*AGNOSTIC",
+        ),
+    ],
+)
+def test_keys_that_cannot_go_together(config, opts, message, tmp_path):
+    torch.save({"model": {}}, tmp_path / "x.pth")
+    cfg = read_config(
+        get_config_file(f"shapes_{config}_R_18_FPN.yaml"), [*opts, "MODEL.WEIGHTS", str(tmp_path / "x.pth")]
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_config(cfg, eval_only=True)

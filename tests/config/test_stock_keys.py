@@ -8,7 +8,8 @@ import torch
 from detectron2.config import LazyCall
 
 from paramap_d2.config import ConfigError, check_config, check_gpus, read_config
-from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
+from paramap_d2.config.lazy import read_lazy_config
+from paramap_d2.config.lazy_checks import check_lazy_config
 from paramap_d2.config.stock_keys import check_device, check_number, check_stock_keys, check_weights
 from paramap_d2.model_zoo import get_config_file
 
@@ -117,10 +118,16 @@ def test_values_of_lazy_configs_that_are_calls_or_left_out():
 )
 def test_numbers(value, sound):
     if sound:
-        check_number("KEY", value, 0)
+        check_number("KEY", value, 0, whole=False)
     else:
         with pytest.raises(ConfigError, match=f"KEY must be at least 0, not {value}"):
             check_number("KEY", value, 0)
+
+
+def test_whole_numbers():
+    check_number("KEY", 3.0, 0)
+    with pytest.raises(ConfigError, match="KEY must be a whole number, not 3.5"):
+        check_number("KEY", 3.5, 0)
 
 
 def test_gpus_that_there_are_not(monkeypatch):

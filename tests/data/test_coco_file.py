@@ -133,3 +133,13 @@ def test_what_does_no_harm(odd, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(coco))
     assert read_coco(tmp_path / "a.json") == coco
     assert len(number(coco).coco.get("annotations", [0])) == 1  # none of another image
+
+
+def test_objects_without_keypoints_among_others():
+    """pycocotools reads keypoints of every object of a data set that has some."""
+    coco = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}]}
+    item = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2]}
+    posed = {**item, "id": 1, "keypoints": [1, 1, 2, 0, 0, 0]}
+    found = number({**coco, "annotations": [posed, {**item, "id": 2}]}).coco["annotations"]
+    assert [(a["keypoints"], a["num_keypoints"]) for a in found] == [([1, 1, 2, 0, 0, 0], 1), ([0] * 6, 0)]
+    assert "keypoints" not in number({**coco, "annotations": [{**item, "id": 2}]}).coco["annotations"][0]

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -86,3 +87,17 @@ def test_data_that_is_not_there(tmp_path, monkeypatch):
     make_absent("coco_2017_val", tmp_path, monkeypatch)
     with pytest.raises(DatasetError, match="'coco_2017_val' needs"):
         digest("coco_2017_val")
+
+
+def test_masks_that_are_arrays_are_part_of_the_content():
+    masks = [np.zeros((64, 64), bool) for _ in range(3)]
+    masks[1][30, 30] = True  # in the middle, which numpy leaves out of an array as text
+    try:
+        for k, mask in enumerate(masks):
+            item = {"bbox": [0, 0, 4, 4], "category_id": 0, "segmentation": mask}
+            DatasetCatalog.register(f"masks_{k}", lambda item=item: [{"image_id": 1, "annotations": [item]}])
+        found = digest([f"masks_{k}" for k in range(3)])
+        assert found["masks_0"] == found["masks_2"] != found["masks_1"]
+    finally:
+        for k in range(3):
+            DatasetCatalog.remove(f"masks_{k}")

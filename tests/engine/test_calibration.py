@@ -15,7 +15,8 @@ from detectron2.utils.env import seed_all_rng
 
 from paramap_d2.cli import main as paramap
 from paramap_d2.config import ConfigError, check_config, read_config
-from paramap_d2.config.lazy import check_lazy_config, read_lazy_config
+from paramap_d2.config.lazy import read_lazy_config
+from paramap_d2.config.lazy_checks import check_lazy_config
 from paramap_d2.engine import Trainer, lazy
 from paramap_d2.engine import calibration as engine
 from paramap_d2.engine.calibration import (

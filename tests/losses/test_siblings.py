@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from paramap_d2.losses import SIBLINGS, APLoss, ParameterizedAPLoss, RankingLoss, RankSortLoss, error_driven
+from paramap_d2.losses import (
+    SIBLINGS,
+    APLoss,
+    ParameterizedAPLoss,
+    RankingLoss,
+    RankSortLoss,
+    error_driven,
+    load_loss,
+    parameterized_ap,
+)
 from paramap_d2.losses.pairwise import PairwiseSums
 
 
@@ -205,3 +214,21 @@ def test_the_gradient_scale_is_of_the_boxes_alone(kind):
 
 def test_all_of_them_are_ranking_losses():
     assert all(issubclass(kind, RankingLoss) for kind in (ParameterizedAPLoss, *SIBLINGS.values()))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("loss", [*SIBLINGS.values(), None])
+def test_of_scores_that_make_a_loss_nan_nothing_is_summed(bad, loss, monkeypatch):
+    def asked(*arguments):
+        raise AssertionError("pairs of what is known to be NaN")
+
+    for module in (error_driven, parameterized_ap):
+        for path in ("BucketSums", "PairwiseSums"):
+            monkeypatch.setattr(module, path, asked)
+    ranking_loss = loss() if loss else ParameterizedAPLoss(load_loss("retinanet-coco")["dense"].functions)
+    scores = torch.zeros(100).index_fill(0, torch.tensor([7]), bad).requires_grad_()
+    quality = torch.full((2,), 0.5, requires_grad=True)
+    terms = ranking_loss.terms(scores, torch.tensor([3, 4]), *[quality] * (len(ranking_loss.qualities or "q")))
+    assert math.isnan(terms.ranking)
+    terms.ranking.backward()
+    assert scores.grad is not None

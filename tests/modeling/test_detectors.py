@@ -372,3 +372,12 @@ def test_no_proposals_give_losses_of_0(agnostic):
     assert all(p.grad is not None and not p.grad.any() for p in predictor.parameters())
     found, kept = predictor.inference(predictor(torch.zeros(0, 8)), [none, none])
     assert [len(instances) for instances in found] == [0, 0]
+
+
+def test_classes_beyond_the_detectors_are_no_background():
+    loss = BoxAPLoss("dense", "retinanet-coco")
+    logits, boxes = torch.zeros(3, 2), torch.tensor([[0.0, 0.0, 4.0, 4.0]] * 3)
+    for labels in ([0, 2, -1], [1, 2, 2]):
+        loss(logits, torch.tensor(labels), boxes.__getitem__, boxes)
+    with pytest.raises(ValueError, match="an object has class 5, and the detector 2, from 0 on"):
+        loss(logits, torch.tensor([0, 5, 2]), boxes.__getitem__, boxes)

@@ -12,7 +12,7 @@ from detr import detector, images, spread
 
 from paramap_d2.losses import box_quality
 from paramap_d2.modeling import detr_criterion
-from paramap_d2.modeling.detr_criterion import CRITERIA, FocalCriterion, check_criterion
+from paramap_d2.modeling.detr_criterion import CRITERIA, FocalCriterion, ParamAPCriterion, check_criterion
 
 FUNCTIONS = {
     "rank_numerator": [[0, 0], [0.4, 0.1], [0.7, 0.6], [1, 1]],
@@ -194,3 +194,10 @@ def test_names_of_criteria():
         check_criterion(name)
     with pytest.raises(ValueError, match="criterion must be one of param_ap, focal, not 'ap'"):
         check_criterion("ap")
+
+
+@pytest.mark.parametrize("criterion", [lambda n: ParamAPCriterion(n, {"loss": "square"}), FocalCriterion])
+def test_a_criterion_of_other_classes_than_the_detectors_is_refused(criterion):
+    """It would take every query without an object for one with the object of the class beyond its own."""
+    with pytest.raises(ValueError, match="the criterion is for 2 classes, and the detector has 3"):
+        criterion(2)(torch.zeros(1, 1, 5, 3), torch.full((1, 1, 5, 4), 0.5), [])

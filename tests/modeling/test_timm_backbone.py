@@ -300,12 +300,12 @@ def test_it_exports():
 def test_a_config_whose_images_are_others_is_one_line_before_training(file, opts, message, monkeypatch):
     from detectors import CONFIGS
 
-    from paramap_d2.config import checks, lazy, read_config
+    from paramap_d2.config import checks, lazy, lazy_checks, read_config
 
-    for module in (checks, lazy):
+    for module in (checks, lazy_checks):
         monkeypatch.setattr(module, "check_data", lambda *_, **__: None)
     with pytest.raises(UserError, match=message):
         if file.endswith(".py"):
-            lazy.check_lazy_config(lazy.read_lazy_config(CONFIGS / file, opts))
+            lazy_checks.check_lazy_config(lazy.read_lazy_config(CONFIGS / file, opts))
         else:
             checks.check_config(read_config(CONFIGS / file, opts))

@@ -17,13 +17,13 @@ from omegaconf import OmegaConf
 from paramap_d2.config import ConfigError, read_config
 from paramap_d2.config.lazy import (
     apply_options,
-    check_lazy_config,
     detector_heads,
     loss_keys,
     read_lazy_config,
     set_loss,
     settings,
 )
+from paramap_d2.config.lazy_checks import check_lazy_config
 from paramap_d2.engine import Trainer
 from paramap_d2.engine import lazy as lazy_training
 from paramap_d2.engine.calibration import CalibrationHook

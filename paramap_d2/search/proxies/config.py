@@ -239,18 +239,18 @@ class LazyProxyConfig:
         import cloudpickle
 
         from paramap_d2.config import lazy as lazy_config
+        from paramap_d2.config.lazy_checks import check_lazy_config
         from paramap_d2.data import build_evaluator
 
         code.load()
         cfg = lazy_config.read_lazy_config(config_file, opts)
-        lazy_config.apply_options(cfg, cfg.proxy.opts)
-        lazy_config.apply_options(cfg, opts)
+        lazy_config.apply_options(cfg, [*cfg.proxy.opts, *opts])
         cfg.train.calibrate_on, cfg.train.end_loss = "", _no_end_loss("train.end_loss", cfg.train.end_loss)
         heads = lazy_config.detector_heads(cfg)
         if not heads:
             detector = lazy_config.target(cfg.model)
             raise _no_loss(config_file, getattr(detector, "__name__", str(detector)))
-        lazy_config.check_lazy_config(cfg, fitness=True, processes=processes, elsewhere=elsewhere)
+        check_lazy_config(cfg, fitness=True, processes=processes, elsewhere=elsewhere)
         for part in ("test", "evaluator"):
             if part not in cfg.dataloader:
                 raise UserError(f"config {config_file} defines no dataloader.{part}, and a fitness needs one")
