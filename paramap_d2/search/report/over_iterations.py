@@ -15,7 +15,7 @@ Curve = Sequence[tuple[int, float]]
 """(iteration, AP in percent) pairs."""
 
 HUES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a3246e", "#666d7a")
-"""Okabe and Ito's, apart for every kind of colour vision."""
+"""Okabe and Ito's, apart for every kind of colour vision. Lines that have one again are dashed."""
 
 
 def draw_curves(curves: Mapping[str, Sequence[Curve]], path: str | os.PathLike[str], where: str) -> None:
@@ -36,8 +36,8 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], path: str | os.PathLike[s
         for place, (name, seeds) in enumerate(curves.items()):
             at = [iteration for iteration, _ in seeds[0]]
             values = [[ap for _, ap in step] for step in zip(*seeds, strict=True)]
-            hue = HUES[place % len(HUES)]
-            ax.plot(at, [statistics.fmean(v) for v in values], "o-", color=hue, label=name, markersize=3.5)
+            hue, look = HUES[place % len(HUES)], "s--" if place // len(HUES) % 2 else "o-"
+            ax.plot(at, [statistics.fmean(v) for v in values], look, color=hue, label=name, markersize=3.5)
             if len(seeds) > 1:
                 ax.fill_between(at, [min(v) for v in values], [max(v) for v in values], color=hue, alpha=0.15, lw=0)
         ax.set_xlabel("iteration")

@@ -27,3 +27,13 @@ def test_files(tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 5_000
     with pytest.raises(UserError, match="must end in one of"):
         draw_curves({}, tmp_path / "curves.abc", "val")
+
+
+def test_no_two_of_sixteen_lines_look_alike(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "paramap_d2.search.report.over_iterations.save_figure", lambda figure, path: drawn.append(figure)
+    )
+    draw_curves({str(k): [[(10, 20.0), (20, 30.0 + k)]] for k in range(16)}, "x", "val")
+    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in drawn[0].axes[0].lines]
+    assert len(set(looks)) == 16
