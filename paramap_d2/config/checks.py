@@ -119,9 +119,9 @@ def check_data(
                 f"data set {one.name} has no mask (segmentation) for {one.objects - one.masks} of its {one.objects} "
                 "objects, and the config trains masks: add them, take the objects out, or train without masks"
             )
-        if masks and one.name in train and one.encoded_masks and masks[1] != "bitmask":
+        if masks and not own_evaluator and one.name in train and one.encoded_masks and masks[1] != "bitmask":
             raise ConfigError(
-                f"data set {one.name} has {one.encoded_masks} masks as run-length codes, which are no polygons: set "
+                f"data set {one.name} has {one.encoded_masks} masks as run-length codes or arrays, not polygons: set "
                 f"{masks[0]} to bitmask"
             )
         if keypoints and one.objects:

@@ -39,7 +39,7 @@ class CheckedDataset:
     classes: tuple[str, ...] | None
     objects: int
     masks: int = 0  # objects with one
-    encoded_masks: int = 0  # of them, that have it as a run-length code
+    encoded_masks: int = 0  # of them, that have it as a run-length code or an array
     keypoints: frozenset[int] = frozenset()  # numbers of them that objects have
     highest_class: int = -1  # known where it is by its number that an object has one
 
@@ -138,6 +138,8 @@ def _check_classes(name: str, records: Iterable[Mapping[str, Any]], classes: flo
     highest = -1
     for record in records:
         for item in record.get("annotations", ()):
+            if item.get("iscrowd", 0):
+                continue
             label = item.get("category_id", -1)
             if "category_id" in item and not 0 <= label < classes:
                 raise DatasetError(
@@ -151,8 +153,9 @@ def _check_classes(name: str, records: Iterable[Mapping[str, Any]], classes: flo
 def _of_objects(
     name: str, classes: tuple[str, ...] | None, objects: Sequence[Mapping[str, Any]], highest_class: int = -1
 ) -> CheckedDataset:
-    masks = [a["segmentation"] for a in objects if a.get("segmentation")]
-    encoded = sum(isinstance(mask, Mapping) for mask in masks)
+    given = [a["segmentation"] for a in objects if a.get("segmentation") is not None]
+    masks = [mask for mask in given if len(mask)]
+    encoded = sum(not isinstance(mask, list | tuple) for mask in masks)
     keypoints = frozenset(len(a.get("keypoints") or ()) // 3 for a in objects)
     return CheckedDataset(name, classes, len(objects), len(masks), encoded, keypoints, highest_class)
 

@@ -119,13 +119,17 @@ def train(cfg: DictConfig, resume: bool = False) -> None:
     path = resumed_checkpoint(cfg.train.output_dir) if resume else None
     if path:
         check_resumable(trainer.model, trainer.optimizer, path)
-    begin = told_of_weights(
-        "train.init_checkpoint", cfg.train.init_checkpoint, trainer.model, own_backbone_weights(cfg.model)
-    )
-    with contextlib.nullcontext() if path else begin:
+    with contextlib.nullcontext() if path else told_of_init_checkpoint(cfg, trainer.model):
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     trainer.train(start, cfg.train.max_iter)
+
+
+def told_of_init_checkpoint(cfg: DictConfig, model: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
+    """For the time in which a model is given the config's ``train.init_checkpoint``, see
+    :func:`~paramap_d2.engine.checkpoint.told_of_weights`."""
+    path = cfg.train.init_checkpoint
+    return told_of_weights("train.init_checkpoint", path, model, own_backbone_weights(cfg.model))
 
 
 def _calibration(cfg: DictConfig, model: torch.nn.Module) -> CalibrationHook:

@@ -1,5 +1,6 @@
 import contextlib
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -182,10 +183,13 @@ def test_objects_without_keypoints_may_be_evaluated_on(of_objects):
 def test_masks_are_of_a_form_that_is_trained(of_objects):
     square = [1.0, 1.0, 1.0, 9.0, 9.0, 9.0]
     code = {"size": [64, 64], "counts": b"PP11"}
-    of_objects("masked", [{"category_id": 0, "segmentation": mask} for mask in ([square], code)], thing_classes=["a"])
+    masks = [square], code, np.ones((64, 64), bool)
+    of_objects("masked", [{"category_id": 0, "segmentation": mask} for mask in masks], thing_classes=["a"])
     check_data(["masked"], [], None, masks=("INPUT.MASK_FORMAT", "bitmask"))
     check_data([], ["masked"], None, masks=("INPUT.MASK_FORMAT", "polygon"))  # nothing is trained on it
-    with pytest.raises(ConfigError, match="masked has 1 masks as run-length codes, .* set INPUT.MASK_FORMAT to bit"):
+    with pytest.raises(
+        ConfigError, match="masked has 2 masks as run-length codes or arrays, .* set INPUT.MASK_FORMAT to bit"
+    ):
         check_data(["masked"], [], None, masks=("INPUT.MASK_FORMAT", "polygon"))
 
 

@@ -299,7 +299,6 @@ class LazyProxyConfig:
 
         from paramap_d2.config import lazy as lazy_config
         from paramap_d2.engine import lazy as lazy_training
-        from paramap_d2.engine.checkpoint import told_of_weights
         from paramap_d2.engine.cpu_speed import fast_training
 
         cfg = self._cfg(folder)
@@ -309,7 +308,7 @@ class LazyProxyConfig:
         with fast_training() if cfg.train.fast_cpu else nullcontext():
             seed_all_rng(seed + comm.get_rank())
             trainer = lazy_training.build_trainer(cfg)
-            with told_of_weights("train.init_checkpoint", cfg.train.init_checkpoint):
+            with lazy_training.told_of_init_checkpoint(cfg, trainer.model):
                 DetectionCheckpointer(trainer.model).load(cfg.train.init_checkpoint)
 
             def evaluate() -> Results:
