@@ -239,3 +239,8 @@ def test_a_score_threshold_is_warned_of_where_the_loss_is_no_classifier(caplog):
     assert not caplog.records
     detector(score_thresh=0.3)
     assert "MODEL.DEFORMABLE_DETR.SCORE_THRESH_TEST is 0.3" in caplog.text
+
+
+def test_features_that_the_backbone_does_not_give_are_told():
+    with pytest.raises(UserError, match="the backbone gives .*res2.*, and no res9"):
+        detector(in_features=["res2", "res9"])

@@ -257,6 +257,19 @@ def test_pyramids_have_detectron2s_levels(name, features, levels):
     assert torch.equal(first, packaged_weights()["conv_stem.weight"])
 
 
+def test_features_that_a_part_is_made_of_are_there():
+    with pytest.raises(UserError, match="FPN.IN_FEATURES must hold res5, which P6 is made of, and is .'res4'."):
+        build_backbone(
+            config(MODEL__BACKBONE__NAME="build_retinanet_timm_fpn_backbone", MODEL__FPN__IN_FEATURES=["res4"])
+        )
+    # Deformable DETR takes its own key's, whatever a pyramid's holds.
+    own = {"MODEL__DEFORMABLE_DETR__IN_FEATURES": ["res3", "res4"], "MODEL__FPN__IN_FEATURES": ["res5"]}
+    assert [*build_backbone(config(MODEL__BACKBONE__NAME="build_timm_backbone", **own)).output_shape()] == [
+        "res3",
+        "res4",
+    ]
+
+
 def test_a_checkpoint_of_the_detector_needs_no_weights_of_the_backbone(monkeypatch):
     monkeypatch.setattr(timm_backbone, "packaged_weights", lambda: pytest.fail("read"))
     name, features = "build_retinanet_timm_fpn_backbone", ["res3", "res4", "res5"]
