@@ -266,10 +266,10 @@ def check_config(
         logger.warning(
             "MODEL.PARAM_AP.LOSS %s is not used: this %s trains with losses of its own", options.LOSS, detector
         )
-    if heads:
+    if heads and eval_only:
         check_quality(options.QUALITY)
-        _warn_of_box_weights(cfg, heads)
     if heads and not eval_only:  # a detector is built for inference without its loss
+        _warn_of_box_weights(cfg, heads)
         check_loss(heads, options.LOSS, *given)
         if options.GLOBAL_BATCH:
             check_top_k("MODEL.PARAM_AP.TOP_K", options.TOP_K, "MODEL.PARAM_AP.GLOBAL_BATCH False", processes)

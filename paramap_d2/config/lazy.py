@@ -162,11 +162,7 @@ def apply_options(cfg: DictConfig, opts: Sequence[str]) -> None:
             before = node[name] if known else None
             if isinstance(before, int | float) and isinstance(value, str) and "${" not in value:
                 raise ConfigError(f"config option {option!r}: {key} is {before} and cannot become the word {value!r}")
-            if (
-                isinstance(before, DictConfig)
-                and isinstance(value, bool | int | float | str)
-                and "${" not in str(value)
-            ):
+            if isinstance(before, DictConfig) and isinstance(value, int | float | str) and "${" not in str(value):
                 raise ConfigError(f"config option {option!r}: {key} has parts, such as {key}.{next(iter(before), '…')}")
             OmegaConf.update(cfg, node._get_full_key(name), value, merge=True, force_add=parsed.is_add())
         except OmegaConfBaseException as error:

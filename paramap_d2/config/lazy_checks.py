@@ -13,6 +13,7 @@ from .checks import (
     check_data,
     check_end_loss,
     check_loss,
+    check_quality,
     check_top_k,
     has_checkpoint,
     warn_if_trained_on,
@@ -94,7 +95,7 @@ def check_lazy_config(
     end = ("train.end_loss", "train.end_loss_from"), cfg.train.end_loss, cfg.train.end_loss_from
     if not losses_of(cfg) and not eval_only:
         check_end_loss(*end, ())
-    for head, of_head in losses_of(cfg).items() if not eval_only else ():  # inference needs no loss
+    for head, of_head in losses_of(cfg).items():
         for options in of_head:
             known = ("quality", "block_gradient", "top_k", "grad_scale")
             others = {key: options[key] for key in known if key in options}
@@ -102,6 +103,9 @@ def check_lazy_config(
                 if key not in (*known, "loss", "global_batch"):
                     hint = did_you_mean(key, (*known, "loss", "global_batch"))
                     raise ConfigError(f"{options._get_full_key(key)} is no option of the loss{hint}")
+            if eval_only:  # inference needs no loss
+                check_quality(options.get("quality", "giou"))
+                continue
             check_loss((head,), options.loss, **others)
             if options.get("global_batch", True):
                 key = options._get_full_key

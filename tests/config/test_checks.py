@@ -128,7 +128,7 @@ def test_evaluation_needs_no_loss_file(tmp_path):
 
 @pytest.fixture
 def of_objects():
-    """Registers a data set whose objects are made by a function of their number."""
+    """Registers a data set of one image with these objects, all in one box."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     names = []

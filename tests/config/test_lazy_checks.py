@@ -1,6 +1,7 @@
 """Mistakes in options of LazyConfigs: one line in place of a traceback, or of a training that is another one."""
 
 import pytest
+import torch
 
 from paramap_d2.config import ConfigError
 from paramap_d2.config.lazy import read_lazy_config
@@ -28,14 +29,29 @@ from paramap_d2.model_zoo import get_config_file
             "box_predictor.num_classes is 4, and model.roi_heads.num_classes 3",
         ),
         ("deformable_detr", ["model.criterion.num_classes=1"], "criterion.num_classes is 1, and model.num_classes 3"),
-        ("deformable_detr", ["+model.num_queries=0"], "num_queries must be at least 1, not 0"),
-        ("deformable_detr", ["+model.dropout=2"], "dropout must lie between 0 and 1, not 2"),
+        ("deformable_detr", ["model.num_queries=0"], "num_queries must be at least 1, not 0"),
+        ("deformable_detr", ["model.dropout=2"], "dropout must lie between 0 and 1, not 2"),
     ],
 )
 def test_options(detector, opts, message, tmp_path):
     if detector == "deformable_detr":
         pytest.importorskip("transformers")
-        opts = [opt.lstrip("+") if opt[1:].split("=")[0] in ("model.num_queries",) else opt for opt in opts]
     name = "shapes_deformable_detr_R_18" if detector == "deformable_detr" else f"shapes_{detector}_R_18_FPN"
     with pytest.raises(ConfigError, match=message):
         check_lazy_config(read_lazy_config(get_config_file(f"lazy/{name}.py"), [f"train.output_dir={tmp_path}", *opts]))
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("+model.param_ap.quality=foo", "must be one of giou, iou, l1, not 'foo'"),
+        ("+model.param_ap.x=1", "no option of"),
+    ],
+)
+def test_options_that_a_detector_is_not_built_with_for_inference_either(option, message, tmp_path):
+    torch.save({"model": {}}, tmp_path / "x.pth")
+    opts = [f"train.output_dir={tmp_path}", f"train.init_checkpoint={tmp_path / 'x.pth'}"]
+    file = get_config_file("lazy/shapes_retinanet_R_18_FPN.py")
+    check_lazy_config(read_lazy_config(file, opts), eval_only=True)
+    with pytest.raises(ConfigError, match=message):
+        check_lazy_config(read_lazy_config(file, [*opts, option]), eval_only=True)
